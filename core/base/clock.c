@@ -1,0 +1,209 @@
+/* clock.c - the time, and one queue of timeouts per duration.
+ *
+ * A queue's libev timer is armed for the head that it had then, and left
+ * alone when the head moves on: when it fires too early it is armed again for
+ * the head of that moment. So setting and clearing touch nothing but the list.
+ */
+#include "clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include <ev.h>
+
+struct mg_clock_queue {
+    ev_timer timer;                 /* active whenever the queue is not empty */
+    struct mg_timeout ring;         /* next is the head, the first to fire */
+    double seconds;
+    struct mg_clock_queue *next;
+};
+
+struct mg_alarm {
+    ev_timer timer;
+    void (*fire)(void *owner);
+    void *owner;
+};
+
+static struct ev_loop *loop;
+static ev_check turn;
+static double now;
+static struct mg_clock_queue *queues;
+
+static double read_clock(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void on_turn(struct ev_loop *l, ev_check *w, int events)
+{
+    (void)l, (void)w, (void)events;
+    now = read_clock();
+}
+
+void mg_clock_start(struct ev_loop *on)
+{
+    loop = on;
+    ev_check_init(&turn, on_turn);
+    ev_set_priority(&turn, EV_MAXPRI);  /* before all who ask for the time */
+    ev_check_start(loop, &turn);
+    ev_unref(loop);
+    ev_now_update(loop);
+    now = read_clock();
+}
+
+static void unlink_timeout(struct mg_timeout *t)
+{
+    t->previous->next = t->next;
+    t->next->previous = t->previous;
+    t->queue = NULL;
+}
+
+void mg_clock_stop(void)
+{
+    while (queues) {
+        struct mg_clock_queue *q = queues;
+        queues = q->next;
+        while (q->ring.next != &q->ring)
+            unlink_timeout(q->ring.next);
+        ev_timer_stop(loop, &q->timer);
+        free(q);
+    }
+    ev_ref(loop);
+    ev_check_stop(loop, &turn);
+    loop = NULL;
+}
+
+struct ev_loop *mg_clock_loop(void)
+{
+    return loop;
+}
+
+double mg_clock_now(void)
+{
+    return now;
+}
+
+double mg_clock_wall(void)
+{
+    return ev_now(loop);
+}
+
+const char *mg_clock_date(void)
+{
+    static const char days[][4] = { "Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat" };
+    static const char months[][4] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                      "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" };
+    static time_t made = -1;
+    static char text[64];
+
+    time_t second = (time_t)ev_now(loop);
+    if (second == made)
+        return text;
+
+    struct tm t;
+    gmtime_r(&second, &t);
+    snprintf(text, sizeof(text), "%s, %02d %s %04d %02d:%02d:%02d GMT", days[t.tm_wday], t.tm_mday,
+             months[t.tm_mon], t.tm_year + 1900, t.tm_hour, t.tm_min, t.tm_sec);
+    made = second;
+    return text;
+}
+
+static void arm(struct mg_clock_queue *q)
+{
+    double left = q->ring.next->deadline - now;
+    ev_timer_set(&q->timer, left > 0 ? left : 0, 0);
+    ev_timer_start(loop, &q->timer);
+}
+
+static void on_timer(struct ev_loop *l, ev_timer *w, int events)
+{
+    (void)l, (void)events;
+    struct mg_clock_queue *q = w->data;
+
+    /* What a fired timeout sets anew is later than now: this ends. */
+    for (struct mg_timeout *t; (t = q->ring.next) != &q->ring && t->deadline <= now; ) {
+        unlink_timeout(t);
+        t->fire(t);
+    }
+    if (q->ring.next != &q->ring && !ev_is_active(&q->timer))
+        arm(q);
+}
+
+struct mg_clock_queue *mg_clock_queue(double seconds)
+{
+    if (!(seconds > 0))
+        return NULL;
+    for (struct mg_clock_queue *q = queues; q; q = q->next)
+        if (q->seconds == seconds)
+            return q;
+
+    /* NULL would mean never, and a limit that never strikes is worse than an end. */
+    struct mg_clock_queue *q = calloc(1, sizeof(*q));
+    if (!q)
+        abort();
+    ev_timer_init(&q->timer, on_timer, 0, 0);
+    q->timer.data = q;
+    q->ring.next = q->ring.previous = &q->ring;
+    q->seconds = seconds;
+    q->next = queues;
+    queues = q;
+    return q;
+}
+
+void mg_timeout_set(struct mg_timeout *t, struct mg_clock_queue *q)
+{
+    if (t->queue)
+        unlink_timeout(t);
+    if (!q)
+        return;
+
+    t->queue = q;
+    t->deadline = now + q->seconds;
+    t->next = &q->ring;
+    t->previous = q->ring.previous;
+    t->previous->next = t;
+    q->ring.previous = t;
+    if (__builtin_expect(!ev_is_active(&q->timer), 0))
+        arm(q);
+}
+
+void mg_timeout_clear(struct mg_timeout *t)
+{
+    if (t->queue)
+        unlink_timeout(t);
+}
+
+static void on_alarm(struct ev_loop *l, ev_timer *w, int events)
+{
+    (void)l, (void)events;
+    struct mg_alarm *a = w->data;
+    void (*fire)(void *owner) = a->fire;
+    void *owner = a->owner;
+    free(a);
+    fire(owner);
+}
+
+struct mg_alarm *mg_alarm_new(double seconds, void (*fire)(void *owner), void *owner)
+{
+    struct mg_alarm *a = malloc(sizeof(*a));
+    if (!a)
+        return NULL;
+    a->fire = fire;
+    a->owner = owner;
+
+    /* libev counts from the start of this turn, which may have been long. */
+    double after = seconds > 0 ? seconds + (read_clock() - now) : 0;
+    ev_timer_init(&a->timer, on_alarm, after, 0);
+    a->timer.data = a;
+    ev_timer_start(loop, &a->timer);
+    return a;
+}
+
+void mg_alarm_free(struct mg_alarm *a)
+{
+    ev_timer_stop(loop, &a->timer);
+    free(a);
+}
