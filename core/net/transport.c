@@ -1,0 +1,222 @@
+/* transport.c - the plain socket.
+ *
+ * A handler may close its transport, so nothing here touches one after it was
+ * handed up.
+ *
+ * Reading is stopped lazily: want_read(false) only clears a mark, and the
+ * watcher stops when the socket turns readable while the mark is clear. So
+ * turning reading off and on again between two requests costs no system call.
+ */
+#include "transport.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <ev.h>
+#include <netinet/tcp.h>
+
+enum { SOCKET_MAGIC = 0x6d677472 };     /* "mgtr" */
+
+struct mg_socket_transport {
+    struct mg_transport base;
+    ev_io in, out;
+    int fd;
+    int connect_error;      /* what connect() itself said, if not "in progress" */
+    bool reading;           /* what want_read asked for */
+    bool connecting;
+};
+
+static struct ev_loop *loop;
+static void (*after_event)(void);
+static unsigned live;
+
+static struct mg_socket_transport *socket_of(struct mg_transport *t)
+{
+    assert(t->magic == SOCKET_MAGIC);
+    return (struct mg_socket_transport *)t;
+}
+
+/* What a failed or empty call means; the call is made again for EINTR. */
+static enum mg_io outcome_of_error(void)
+{
+    return errno == EAGAIN || errno == EWOULDBLOCK ? MG_IO_AGAIN : MG_IO_ERROR;
+}
+
+static enum mg_io socket_read(struct mg_transport *t, void *to, size_t cap, size_t *n)
+{
+    struct mg_socket_transport *s = socket_of(t);
+    ssize_t got;
+    do
+        got = recv(s->fd, to, cap, 0);
+    while (got < 0 && errno == EINTR);
+
+    *n = got > 0 ? (size_t)got : 0;
+    if (got > 0)
+        return MG_IO_DONE;
+    return got == 0 ? MG_IO_CLOSED : outcome_of_error();
+}
+
+static enum mg_io socket_write(struct mg_transport *t, const struct iovec *v, int count, size_t *n)
+{
+    struct mg_socket_transport *s = socket_of(t);
+    ssize_t sent;
+    do {
+        if (count == 1) {
+            sent = send(s->fd, v->iov_base, v->iov_len, MSG_NOSIGNAL);
+        } else {
+            struct msghdr m = { .msg_iov = (struct iovec *)(uintptr_t)v, .msg_iovlen = (size_t)count };
+            sent = sendmsg(s->fd, &m, MSG_NOSIGNAL);
+        }
+    } while (sent < 0 && errno == EINTR);
+
+    *n = sent > 0 ? (size_t)sent : 0;
+    return sent >= 0 ? MG_IO_DONE : outcome_of_error();
+}
+
+static void socket_shutdown(struct mg_transport *t)
+{
+    shutdown(socket_of(t)->fd, SHUT_WR);
+}
+
+static void socket_close(struct mg_transport *t, bool abort)
+{
+    struct mg_socket_transport *s = socket_of(t);
+    ev_io_stop(loop, &s->in);
+    ev_io_stop(loop, &s->out);
+    if (abort) {
+        struct linger reset = { .l_onoff = 1, .l_linger = 0 };
+        setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    }
+    close(s->fd);
+    s->base.magic = 0;
+    free(s);
+    live--;
+}
+
+static void socket_want_read(struct mg_transport *t, bool on)
+{
+    struct mg_socket_transport *s = socket_of(t);
+    s->reading = on;
+    if (on && !ev_is_active(&s->in))
+        ev_io_start(loop, &s->in);
+}
+
+static void socket_want_write(struct mg_transport *t)
+{
+    ev_io_start(loop, &socket_of(t)->out);
+}
+
+static const struct mg_transport_ops socket_ops = {
+    .read = socket_read,
+    .write = socket_write,
+    .shutdown = socket_shutdown,
+    .close = socket_close,
+    .want_read = socket_want_read,
+    .want_write = socket_want_write,
+};
+
+static void on_in(struct ev_loop *l, ev_io *w, int events)
+{
+    (void)events;
+    struct mg_socket_transport *s = w->data;
+    if (!s->reading) {
+        ev_io_stop(l, w);
+        return;
+    }
+    s->base.events->on_readable(&s->base);
+    after_event();
+}
+
+static int error_of(const struct mg_socket_transport *s)
+{
+    int error = s->connect_error;
+    socklen_t len = sizeof(error);
+    if (error == 0 && getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+        error = errno;
+    return error;
+}
+
+static void on_out(struct ev_loop *l, ev_io *w, int events)
+{
+    (void)events;
+    struct mg_socket_transport *s = w->data;
+    ev_io_stop(l, w);
+    if (s->connecting) {
+        s->connecting = false;
+        s->base.events->on_connected(&s->base, error_of(s));
+    } else {
+        s->base.events->on_writable(&s->base);
+    }
+    after_event();
+}
+
+void mg_transport_start(struct ev_loop *on, void (*after)(void))
+{
+    loop = on;
+    after_event = after;
+}
+
+/* Owns fd from now on: it is closed if there is no memory. */
+static struct mg_socket_transport *socket_new(int fd, bool tcp)
+{
+    struct mg_socket_transport *s = calloc(1, sizeof(*s));
+    if (!s) {
+        close(fd);
+        errno = ENOMEM;
+        return NULL;
+    }
+    if (tcp) {
+        int on = 1;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    }
+    s->base.magic = SOCKET_MAGIC;
+    s->base.ops = &socket_ops;
+    s->fd = fd;
+    ev_io_init(&s->in, on_in, fd, EV_READ);
+    ev_io_init(&s->out, on_out, fd, EV_WRITE);
+    s->in.data = s->out.data = s;
+    live++;
+    return s;
+}
+
+struct mg_transport *mg_transport_accepted(int fd, bool tcp)
+{
+    struct mg_socket_transport *s = socket_new(fd, tcp);
+    return s ? &s->base : NULL;
+}
+
+struct mg_transport *mg_transport_connect(const struct mg_address *to,
+                                          const struct mg_transport_events *events, void *owner)
+{
+    int fd = socket(to->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return NULL;
+    struct mg_socket_transport *s = socket_new(fd, to->any.sa_family != AF_UNIX);
+    if (!s)
+        return NULL;
+
+    s->base.events = events;
+    s->base.owner = owner;
+    s->connecting = true;
+    ev_io_start(loop, &s->out);
+    /* An interrupted connect goes on in the background, as one in progress does. */
+    if (connect(fd, &to->any, to->len) < 0 && errno != EINPROGRESS && errno != EINTR) {
+        s->connect_error = errno;
+        ev_feed_event(loop, &s->out, EV_WRITE);
+    }
+    return &s->base;
+}
+
+bool mg_transport_stirred(struct mg_transport *t)
+{
+    char byte;
+    ssize_t n = recv(socket_of(t)->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
+unsigned mg_transport_live(void)
+{
+    return live;
+}
