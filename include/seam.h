@@ -1,0 +1,426 @@
+/* seam.h - everything Lua may ask of the core.
+ *
+ * One text, two readers: the C compiler, and LuaJIT's ffi.cdef (the Makefile
+ * puts slice.h in front and drops the lines that start with #). So it stays
+ * plain C: enums for constants, pointers for structs, no varargs, no
+ * callbacks, no bit-fields, and no lua_State.
+ *
+ * Every call returns at once and never runs Lua: 0 or more is good, below 0 is
+ * an mg_status. A call that says "ticket" gives 0 when the work is done
+ * already, or a ticket above 0: the core answers every ticket exactly once,
+ * by step(MG_EVENT_WAKE, ticket, code), unless its task ends first; never
+ * before the call has returned. Slices that come back are valid until the
+ * fiber next waits or calls the same function.
+ */
+#pragma once
+
+#include "slice.h"
+
+enum mg_status {
+    MG_OK = 0,
+    MG_ABSENT = -1,         /* no such thing */
+    MG_TOO_LATE = -2,       /* the head has gone out */
+    MG_FULL = -3,           /* over a limit */
+    MG_GONE = -4,           /* the client has left, or the task has ended */
+    MG_MALFORMED = -5,
+    MG_TIMEOUT = -6,
+    MG_REFUSED = -7,        /* nobody listens there */
+    MG_CUT = -8,            /* the peer went away in the middle */
+    MG_NO_MEMORY = -9,
+    MG_UNKNOWN_NAME = -10,  /* the name does not resolve */
+    MG_BUSY = -11,          /* somebody else waits for it already */
+    MG_NO_PEER = -12,       /* no peer is left to try */
+};
+
+/* What the core calls the runtime's one function with: step(event, a, b, c) -> number.
+ *   ENTER    slot, phase, view*       1: still at work (mg_phase_done comes later), 0: done
+ *   WAKE     ticket, code
+ *   FINISH   slot                     the exchange is over; its view dies
+ *   GONE     slot                     the client has left: fibers of the exchange that wait in Lua alone (for each other) get the
+ *                                     same error as those whose tickets were answered MG_GONE; the log phase still comes
+ *   CONNECT  slot, 0, connection*     as ENTER; slots of connections are their own numbers
+ *   CLOSED   slot                     the connection's view dies
+ *   INIT     0                        run the init hooks; 1: still at work, mg_generation_ready follows
+ *   START    0                        the generation is in force: timers begin
+ *   EXIT     0                        run the exit hooks, which can't wait
+ */
+enum mg_event {
+    MG_EVENT_ENTER,
+    MG_EVENT_WAKE,
+    MG_EVENT_FINISH,
+    MG_EVENT_CONNECT,
+    MG_EVENT_CLOSED,
+    MG_EVENT_INIT,
+    MG_EVENT_START,
+    MG_EVENT_EXIT,
+    MG_EVENT_GONE,
+};
+
+/* The way of a request, in order (exchange.c has one function each). */
+enum mg_step {
+    MG_STEP_OPEN,           /* the head is checked, hop-by-hop fields come off */
+    MG_STEP_REQUEST,        /* policies see the request before it is routed */
+    MG_STEP_ROUTE,          /* host and path to a route */
+    MG_STEP_ACCESS,         /* policies decide whether it may pass */
+    MG_STEP_HANDLE,         /* onion policies and handlers run, until they forward or answer */
+    MG_STEP_BALANCE,        /* a peer is picked */
+    MG_STEP_CONNECT,        /* a stream to that peer */
+    MG_STEP_ATTEMPT,        /* policies on this try's copy; the request goes out */
+    MG_STEP_WAIT,           /* for the response's head, or a failure */
+    MG_STEP_RETRY,          /* try again, or give up? */
+    MG_STEP_ERROR,          /* the proxy itself must answer */
+    MG_STEP_RESPONSE,       /* policies on the response's head */
+    MG_STEP_RETURN,         /* onion policies and handlers end */
+    MG_STEP_RELAY,          /* bodies both ways, until both messages are whole */
+    MG_STEP_LOG,            /* policies and the access log */
+    MG_STEP_COUNT,
+};
+
+/* What a hook may be for. Bits of mg_view.wants and of a route's. */
+enum mg_phase {
+    MG_PHASE_REQUEST,
+    MG_PHASE_ACCESS,
+    MG_PHASE_HANDLE,        /* handle hooks, and a route's handler */
+    MG_PHASE_REQUEST_BODY,
+    MG_PHASE_BALANCE,
+    MG_PHASE_ATTEMPT,
+    MG_PHASE_RETRY,
+    MG_PHASE_ERROR,
+    MG_PHASE_RESPONSE,
+    MG_PHASE_RESPONSE_BODY,
+    MG_PHASE_PRODUCE,       /* a function that makes the answer's body */
+    MG_PHASE_LOG,
+    MG_PHASE_COUNT,
+};
+
+typedef struct mg_message mg_message;           /* a head; its fields by mg_field_* */
+typedef struct mg_task mg_task;                 /* somebody running Lua, who can wait */
+typedef struct mg_generation mg_generation;
+typedef struct mg_peer mg_peer;
+typedef struct mg_upstream mg_upstream;
+typedef struct mg_socket mg_socket;
+typedef struct mg_fetch mg_fetch;
+typedef struct mg_lookup_wait mg_lookup_wait;
+typedef struct mg_dict mg_dict;
+
+/* ---- An exchange: the part that Lua reads in place, without a call. ---- */
+
+typedef struct mg_view {
+    mg_task *task;
+    mg_message *request, *response;     /* response: NULL until there is one */
+    mg_message *attempt;                /* this try's copy, during the attempt phase */
+    mg_upstream *upstream;              /* where it goes; NULL if to none */
+    mg_peer *peer;                      /* of the current or last try */
+    mg_slice method, scheme, host;      /* host in lower case, without the port */
+    mg_slice raw_path, path, query;     /* path: decoded and normalised; query.ptr is NULL if there is none */
+    mg_slice client_ip;
+    mg_slice *params;                   /* of the route's pattern, in its order; last the rest, if it ends in * */
+    double started;                     /* Unix time */
+    double bytes_in, bytes_out;         /* body bytes from and to the client */
+    uint32_t slot;                      /* of the live exchanges of this generation; used again after FINISH */
+    int32_t route;                      /* its number in the generation; -1 if none was found */
+    uint32_t wants;                     /* 1 << mg_phase: who has hooks */
+    uint32_t tries;                     /* attempts begun */
+    uint16_t client_port;
+    uint16_t local_port;
+    uint16_t status;                    /* of the response (or of the error to answer); 0 before */
+    uint8_t step;                       /* mg_step */
+    uint8_t version;                    /* of the client's request: 10, 11, 20 */
+    uint8_t gone;                       /* the client has left */
+    uint8_t head_sent;                  /* the response's head has gone out */
+    uint8_t from_peer;                  /* the response is an origin's, not our own */
+    uint8_t failure;                    /* of the last try: mg_failure */
+    uint8_t tls;
+    mg_slice failure_text;              /* the last failure, or the error to answer, in words */
+} mg_view;
+
+enum mg_failure {
+    MG_FAIL_NONE,
+    MG_FAIL_CONNECT,        /* refused, unreachable, no descriptor, name unknown */
+    MG_FAIL_CONNECT_TIMEOUT,
+    MG_FAIL_RESET,          /* cut before the response's head was whole */
+    MG_FAIL_TIMEOUT,        /* no response's head in time */
+    MG_FAIL_MALFORMED,      /* an answer that is not HTTP */
+    MG_FAIL_STATUS,         /* an answer whose status is in retry.on */
+    MG_FAIL_BUSY,           /* max_connections, and no place in the queue */
+};
+
+/* Changes what routing and forwarding go by; the bytes are copied. MG_MALFORMED if they can't stand
+ * there. A path is given decoded, raw_path encoded (it sets path too). */
+enum mg_part { MG_PART_METHOD, MG_PART_HOST, MG_PART_PATH, MG_PART_RAW_PATH, MG_PART_QUERY };
+int mg_view_set(mg_view *x, int part, const char *ptr, uint32_t len);
+/* MG_TOO_LATE after the head went out. */
+int mg_view_set_status(mg_view *x, int status);
+/* "0f3a...": 16 hex digits, the same until the exchange ends; for logs and headers. */
+void mg_view_id(mg_view *x, char *to);
+/* Where it goes, if no later answer: NULL is nowhere. MG_TOO_LATE once a try has begun. */
+int mg_view_set_upstream(mg_view *x, mg_upstream *u);
+/* From now on this exchange's bodies pass through Lua: MG_PHASE_REQUEST_BODY or _RESPONSE_BODY. */
+int mg_view_want(mg_view *x, int phase);
+
+/* A phase that had answered ENTER with 1 is done now. The core goes on after step() has returned. */
+void mg_phase_done(mg_view *x, int phase);
+/* A hook of this phase threw: the exchange is answered with 500 (or cut, if its head has gone out). */
+void mg_phase_failed(mg_view *x, int phase);
+
+/* ---- Fields. All of them are plain calls on a head. ---- */
+
+int mg_field_get(const mg_message *m, const char *name, uint32_t len, mg_slice *out);   /* joined; MG_ABSENT */
+int mg_field_set(mg_message *m, const char *name, uint32_t nlen, const char *value, uint32_t vlen);
+int mg_field_add(mg_message *m, const char *name, uint32_t nlen, const char *value, uint32_t vlen);
+int mg_field_remove(mg_message *m, const char *name, uint32_t nlen);                    /* how many there were */
+int mg_field_count(const mg_message *m);
+int mg_field_at(const mg_message *m, int index, mg_slice *name, mg_slice *value);       /* from 0; MG_ABSENT past the end */
+
+/* ---- Answers. ---- */
+
+/* Begins an answer of our own with this status: an earlier response, its body and stream are dropped,
+ * view->response is a new, empty head. MG_TOO_LATE once the head has gone out. */
+int mg_answer(mg_view *x, int status);
+/* Adds to the answer's body. A ticket if the client is slow and the head has gone out: wait before more. */
+int mg_answer_write(mg_view *x, const char *ptr, uint32_t len);
+/* The body is whole (needed only after mg_answer_produce). */
+int mg_answer_end(mg_view *x);
+/* The body will come piece by piece: MG_PHASE_PRODUCE is entered when the head goes out. */
+int mg_answer_produce(mg_view *x);
+/* The standard page for a status, as an answer: what `error` replaces. */
+int mg_answer_default(mg_view *x, int status);
+
+/* Runs balance, connect, attempt, retry for view->upstream. Ticket, answered when there is a response
+ * (an origin's, or our own 502 or 504 after the error phase). MG_NO_PEER without an upstream; MG_TOO_LATE
+ * if the request's body was consumed by mg_body_read. Only while HANDLE is at work. */
+int mg_forward(mg_view *x);
+
+/* ---- Bodies. `side` says whose. ---- */
+
+enum mg_side { MG_SIDE_REQUEST, MG_SIDE_RESPONSE };
+
+/* In REQUEST_BODY and RESPONSE_BODY: the piece the phase was entered with. MG_OK, or MG_ABSENT at the end. */
+int mg_body_piece(mg_view *x, int side, mg_slice *out);
+/* Puts these bytes in the piece's place (len 0 drops it); at the end they are added. Without it the piece stays. */
+int mg_body_replace(mg_view *x, int side, const char *ptr, uint32_t len);
+/* Pulls: ticket until there is a piece or the end. Then mg_body_take gives the piece (MG_OK) or MG_ABSENT at the
+ * end. What is taken so is not relayed. MG_CUT if the body broke off. */
+int mg_body_read(mg_view *x, int side);
+int mg_body_take(mg_view *x, int side, mg_slice *out);
+/* Collects: ticket until the body is whole (it stays in place and is relayed later), MG_FULL when it is longer
+ * than `most`. Then mg_body_text gives all of it. */
+int mg_body_collect(mg_view *x, int side, double most);
+int mg_body_text(mg_view *x, int side, mg_slice *out);
+
+/* ---- Waiting. ---- */
+
+/* Ticket; code MG_OK when the time is over. */
+int mg_sleep(mg_task *t, double seconds);
+/* Takes back a ticket of this task: its work is cancelled, it is never answered. */
+void mg_ticket_cancel(mg_task *t, int ticket);
+
+/* A task of the generation's own (timers, spawn in init), until mg_task_close. NULL without memory. */
+mg_task *mg_task_open(mg_generation *g);
+void mg_task_close(mg_task *t);
+
+/* Names. Ticket; then the addresses as text, from 0; free it in any case. */
+int mg_lookup_open(mg_task *t, const char *name, uint32_t len, mg_lookup_wait **out);
+int mg_lookup_address(mg_lookup_wait *l, int index, mg_slice *out);
+void mg_lookup_free(mg_lookup_wait *l);
+
+/* A stream socket. It belongs to the task (and is closed with it) until it is given away. `host` may be
+ * a name, an address, or "unix:/path" (port 0). Ticket; *out is set at once and freed by mg_socket_close. */
+int mg_socket_open(mg_task *t, const char *host, uint32_t len, int port, double timeout, mg_socket **out);
+/* Another task, or the generation with NULL, owns it from now on. */
+void mg_socket_give(mg_socket *s, mg_task *t);
+/* Copies the bytes. Ticket when too many are queued: wait before more. t is who waits. */
+int mg_socket_send(mg_socket *s, mg_task *t, const char *ptr, uint32_t len);
+enum mg_receive { MG_RECEIVE_SOME, MG_RECEIVE_BYTES, MG_RECEIVE_LINE, MG_RECEIVE_ALL, MG_RECEIVE_UNTIL };
+/* Ticket until what was asked for has arrived; then mg_socket_take gives it. BYTES: `count` of them. LINE: up to LF,
+ * handed out without CRLF or LF. UNTIL: up to the pattern, which is taken off too. Over `count` bytes (not for BYTES; 0: 16 MiB) it is
+ * MG_FULL. MG_CUT if the peer closed first; then mg_socket_take gives what there was. timeout in seconds, 0: none. */
+int mg_socket_receive(mg_socket *s, mg_task *t, int how, double count, const char *pattern, uint32_t len, double timeout);
+int mg_socket_take(mg_socket *s, mg_slice *out);
+/* Bytes that have arrived and were not taken. */
+int mg_socket_ready(mg_socket *s);
+bool mg_socket_is_open(mg_socket *s);
+void mg_socket_close(mg_socket *s);
+
+/* A request of the script's own, through the pool of upstream connections. Fill in mg_fetch_request's fields (Host is
+ * set), then send: ticket until the response's head is there. Belongs to the task. */
+int mg_fetch_open(mg_task *t, const char *host, uint32_t hlen, int port, const char *method, uint32_t mlen,
+                  const char *target, uint32_t tlen, mg_fetch **out);
+mg_message *mg_fetch_request(mg_fetch *f);
+/* timeout: of the whole fetch up to the head, and then between pieces; max: bytes of body taken in before MG_FULL (0: none). */
+int mg_fetch_send(mg_fetch *f, const char *body, uint32_t len, double timeout);
+mg_message *mg_fetch_response(mg_fetch *f);
+int mg_fetch_status(mg_fetch *f);
+/* As mg_body_read and mg_body_take. */
+int mg_fetch_read(mg_fetch *f);
+int mg_fetch_take(mg_fetch *f, mg_slice *out);
+/* Why it failed, in words. */
+void mg_fetch_problem(mg_fetch *f, mg_slice *out);
+void mg_fetch_close(mg_fetch *f);
+
+/* ---- Peers. ---- */
+
+/* Shared by all workers; read in place, racy by nature. */
+typedef struct mg_peer_view {
+    double latency;                     /* EWMA of the time to the response's head, seconds; 0: none yet */
+    uint64_t requests;                  /* tries begun */
+    uint32_t failures;                  /* in a row */
+    uint32_t failed;                    /* in all */
+    uint8_t healthy;
+    uint8_t draining;
+} mg_peer_view;
+
+mg_peer_view *mg_peer_look(mg_peer *p);
+/* What was declared. The slices live as long as the peer. */
+void mg_peer_about(const mg_peer *p, mg_slice *address, mg_slice *zone, double *weight);
+int mg_peer_active(const mg_peer *p);                       /* in flight, over all workers */
+void mg_peer_drain(mg_peer *p, bool on);
+int mg_upstream_count(const mg_upstream *u);
+mg_peer *mg_upstream_peer(const mg_upstream *u, int index);     /* from 0, in the order of declaration */
+int mg_peer_index(const mg_peer *p);
+/* Changes whenever a peer comes, goes or changes its health: the list of candidates may be kept until then. */
+uint32_t mg_upstream_version(const mg_upstream *u);
+/* In balance: may this peer be picked (healthy, not draining, not tried)? And: pick it. */
+bool mg_peer_eligible(const mg_view *x, const mg_peer *p);
+int mg_balance_pick(mg_view *x, mg_peer *p);
+/* In retry: true tries again, false gives up; without a call the core decides. */
+void mg_retry_verdict(mg_view *x, bool again);
+/* While traffic flows: peers come and go. The address is "host:port" or "unix:...". NULL: malformed. */
+mg_peer *mg_upstream_add(mg_upstream *u, const char *address, uint32_t len, double weight);
+void mg_peer_remove(mg_peer *p);
+
+/* ---- Values shared by all workers. ---- */
+
+enum mg_value_type { MG_VALUE_NIL, MG_VALUE_BOOLEAN, MG_VALUE_NUMBER, MG_VALUE_TEXT };
+typedef struct mg_value {
+    int type;
+    double number;                      /* of a boolean: 0 or 1 */
+    mg_slice text;
+} mg_value;
+
+/* The dictionary of this name, made at this size (bytes) when first asked for. MG_FULL, MG_NO_MEMORY; MG_MALFORMED if
+ * it stands already with another size. */
+int mg_dict_open(const char *name, uint32_t len, double size, mg_dict **out);
+int mg_dict_get(mg_dict *d, const char *key, uint32_t len, mg_value *out);              /* MG_ABSENT */
+/* ttl in seconds, 0: for ever. ADD: MG_ABSENT... see below; REPLACE: only if it stands. */
+enum mg_dict_how { MG_DICT_SET, MG_DICT_ADD, MG_DICT_REPLACE };
+/* MG_OK; MG_BUSY if ADD found it standing; MG_ABSENT if REPLACE did not; MG_FULL if it is larger than the dictionary.
+ * When there is no room the least recently used go first. */
+int mg_dict_set(mg_dict *d, int how, const char *key, uint32_t len, const mg_value *value, double ttl);
+/* Adds by; a missing key counts as `initial` (MG_ABSENT if it is NaN) and gets the ttl. MG_MALFORMED if it is no number. */
+int mg_dict_incr(mg_dict *d, const char *key, uint32_t len, double by, double initial, double ttl, double *out);
+int mg_dict_delete(mg_dict *d, const char *key, uint32_t len);                          /* MG_ABSENT */
+double mg_dict_ttl(mg_dict *d, const char *key, uint32_t len);                          /* seconds; 0: for ever; below 0: MG_ABSENT */
+/* Walks the keys: *at begins at 0; MG_ABSENT at the end. Keys that come or go meanwhile may be missed or come twice. */
+int mg_dict_next(mg_dict *d, uint32_t *at, mg_slice *key);
+int mg_dict_flush(mg_dict *d);
+
+/* ---- Connections, in the connect phase. ---- */
+
+typedef struct mg_connection_view {
+    mg_task *task;
+    mg_slice ip, local_ip;
+    uint16_t port, local_port;
+    double accepted;                    /* Unix time */
+    uint32_t slot;
+    uint8_t refused;                    /* write 1 to have it closed */
+} mg_connection_view;
+
+void mg_connect_done(mg_connection_view *c);
+
+/* ---- Declaring: while the script's top level runs. ---- */
+
+/* Everything that gate.set, gate.listen and gate.route can bound. Names are the users'. Sizes in bytes, times in seconds; 0 is
+ * never or no bound where the reference says so. */
+typedef struct mg_limits {
+    uint32_t max_head_size, max_fields, max_target_size;
+    uint32_t max_chunk_line, max_chunk_extensions, max_trailer_size;
+    uint64_t max_body_size, max_text_size;
+    uint32_t max_connections, keepalive_requests;
+    double head_timeout, body_timeout, send_timeout, idle_timeout, half_close_timeout;
+} mg_limits;
+void mg_limits_default(mg_limits *l);
+
+/* Of the whole process. */
+typedef struct mg_settings {
+    int32_t workers;                    /* 0: as many as processors */
+    double drain_timeout, cpu_budget, memory_limit, shared_size;
+    double log_flush;                   /* seconds between writes of the access log */
+    mg_slice access_log, error_log;     /* a path, "stderr", "off", "syslog:/dev/log" */
+    mg_slice log_format;                /* "json", "common", "combined" */
+    mg_slice log_fields;                /* of json: names with commas; empty: all */
+    mg_slice log_level;
+    mg_slice resolver;                  /* "ip:port,..." instead of the system's */
+} mg_settings;
+mg_settings *mg_generation_settings(mg_generation *g);
+/* A setting that is text: the bytes are copied. */
+void mg_settings_text(mg_generation *g, mg_slice *setting, const char *ptr, uint32_t len);
+
+typedef struct mg_listen_spec {
+    mg_slice address;
+    mg_slice trusted;                   /* networks with commas */
+    mg_slice where;                     /* "gateway.lua:3", for messages */
+    int32_t backlog;
+    mg_limits limits;
+} mg_listen_spec;
+/* 0, or below 0 with mg_problem. Nothing is bound. */
+int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec);
+
+typedef struct mg_upstream_spec {
+    mg_slice name;
+    mg_slice where;
+    int32_t balance;                    /* mg_balance */
+    uint32_t keepalive, max_connections, queue, max_head_size;
+    uint32_t attempts;
+    uint32_t retry_on;                  /* 1 << mg_failure */
+    uint32_t retry_status_count;
+    uint16_t retry_status[16];
+    double retry_budget;                /* retries a request, at most, over time */
+    double connect_timeout, response_timeout, read_timeout, send_timeout, timeout;
+    double keepalive_timeout, queue_timeout;
+} mg_upstream_spec;
+enum mg_balance { MG_BALANCE_ROUND_ROBIN, MG_BALANCE_LEAST_CONN };
+void mg_upstream_default(mg_upstream_spec *spec);
+/* NULL with mg_problem. */
+mg_upstream *mg_declare_upstream(mg_generation *g, const mg_upstream_spec *spec);
+mg_peer *mg_declare_peer(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone, uint32_t zlen);
+
+typedef struct mg_route_spec {
+    mg_slice pattern;                   /* "[host]/path" */
+    mg_slice methods;                   /* with commas; empty: all but CONNECT and TRACE */
+    mg_slice name, where;
+    mg_upstream *upstream;              /* NULL: a handler, or nothing yet */
+    uint32_t wants;                     /* 1 << mg_phase, of all its policies with gate.use's */
+    uint32_t attempts;                  /* 0: as the upstream says */
+    mg_limits limits;                   /* max_body_size, max_text_size, body_timeout, send_timeout count here */
+    bool own_limits;                    /* false: the listener's */
+} mg_route_spec;
+/* The route's number, from 0, or below 0 with mg_problem. -1 as pattern index is the exchange without a route. */
+int mg_declare_route(mg_generation *g, const mg_route_spec *spec);
+/* gate.use's phases: `request` before routing, and all others for an exchange without a route; connect, init, exit are
+ * bits MG_PHASE_COUNT + 0, 1, 2. */
+void mg_declare_use(mg_generation *g, uint32_t wants);
+/* Checks the whole and compiles the routes. 0, or below 0 with mg_problem. */
+int mg_declare_done(mg_generation *g);
+/* Why the last declaring call failed: a sentence that names the value and the remedy. */
+void mg_problem(mg_slice *out);
+/* Routes in match order, for `moongate check`: the number of the nth, or MG_ABSENT. */
+int mg_route_in_order(const mg_generation *g, int n);
+
+/* init hooks that had waited are done: MG_OK, or below 0 if one threw. */
+void mg_generation_ready(mg_generation *g, int code);
+/* Which worker this is, from 0; -1 in `moongate check`. */
+int mg_worker_number(void);
+
+/* ---- Logging and the time. ---- */
+
+void mg_log_line(int level, const char *ptr, uint32_t len);
+bool mg_log_wants(int level);
+double mg_now(void);                    /* monotonic */
+double mg_time(void);                   /* Unix */
+int mg_base64(const char *ptr, uint32_t len, bool url, mg_slice *out);
+int mg_unbase64(const char *ptr, uint32_t len, mg_slice *out);
+
+/* What Lua has open, counted by Lua itself in place: for the question what is left open. */
+typedef struct mg_lua_counts { int32_t fibers, requests; } mg_lua_counts;
+mg_lua_counts *mg_lua_count(mg_generation *g);
