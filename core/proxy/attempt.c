@@ -1,0 +1,546 @@
+/* attempt.c - one try of an exchange at one peer.
+ *
+ * The steps from BALANCE to RETRY, and the news of the origin's side. A try
+ * that failed may be repeated only while the client has seen nothing and the
+ * request can be sent again: nothing of its body was passed on. */
+#include "attempt.h"
+
+#include <assert.h>
+
+#include "engine.h"
+#include "forward.h"
+#include "log.h"
+
+static const double QUEUE_LOOK = 0.02;      /* seconds between looks for a peer that another worker has freed */
+
+static struct mg_exchange *queue_first, *queue_last;
+
+static const mg_upstream_spec *spec_of(const struct mg_exchange *x)
+{
+    return mg_upstream_spec_of(x->view.upstream);
+}
+
+/* ---- Waiting for a peer below max_connections. ---- */
+
+static unsigned queue_length(const struct mg_upstream *u)
+{
+    unsigned n = 0;
+
+    for (const struct mg_exchange *x = queue_first; x; x = x->next)
+        n += x->view.upstream == u;
+    return n;
+}
+
+unsigned mg_attempt_queued(void)
+{
+    unsigned n = 0;
+
+    for (const struct mg_exchange *x = queue_first; x; x = x->next)
+        n++;
+    return n;
+}
+
+static void leave_queue(struct mg_exchange *x)
+{
+    struct mg_exchange **link = &queue_first, *before = NULL;
+
+    if (!x->queued)
+        return;
+    while (*link != x) {
+        before = *link;
+        link = &(*link)->next;
+    }
+    *link = x->next;
+    if (queue_last == x)
+        queue_last = before;
+    x->next = NULL;
+    x->queued = false;
+    mg_timeout_clear(&x->patience);
+}
+
+static void on_patience(struct mg_timeout *t)
+{
+    struct mg_exchange *x = (struct mg_exchange *)((char *)t - offsetof(struct mg_exchange, patience));
+
+    mg_timeout_set(&x->patience, mg_clock_queue(QUEUE_LOOK));
+    mg_engine_run(x);
+}
+
+static void enter_queue(struct mg_exchange *x)
+{
+    if (queue_last)
+        queue_last->next = x;
+    else
+        queue_first = x;
+    queue_last = x;
+    x->next = NULL;
+    x->queued = true;
+    x->queue_until = mg_clock_now() + spec_of(x)->queue_timeout;
+    x->patience.fire = on_patience;
+    mg_timeout_set(&x->patience, mg_clock_queue(QUEUE_LOOK));
+}
+
+/* A peer of u has room: the first in line gets its turn. */
+static void call_next(const struct mg_upstream *u)
+{
+    for (struct mg_exchange *x = queue_first; x; x = x->next) {
+        if (x->view.upstream == u) {
+            mg_engine_touch(x);
+            return;
+        }
+    }
+}
+
+/* ---- Beginning and ending a try. ---- */
+
+static void release_peer(struct mg_exchange *x, bool failed, double latency)
+{
+    struct mg_attempt *a = &x->attempt;
+
+    if (!a->peer)
+        return;
+    struct mg_upstream *u = a->peer->upstream;
+    mg_peer_end(a->peer, failed, latency);
+    a->peer = NULL;
+    if (queue_first)
+        call_next(u);
+}
+
+void mg_attempt_abandon(struct mg_exchange *x)
+{
+    struct mg_attempt *a = &x->attempt;
+
+    leave_queue(x);
+    mg_timeout_clear(&a->total);
+    if (a->dial.work)
+        mg_dial_cancel(&a->dial);
+    x->in.to = NULL;
+    x->out.from = NULL;
+    if (a->stream) {
+        struct mg_stream *s = a->stream;
+        a->stream = NULL;
+        s->ops->reset(s, MG_WHY_CANCELLED);
+    }
+    release_peer(x, false, -1);
+}
+
+static void fail_try(struct mg_exchange *x, enum mg_failure failure, const char *text)
+{
+    struct mg_attempt *a = &x->attempt;
+
+    a->failure = failure;
+    a->text = text;
+    x->view.failure = (uint8_t)failure;
+    x->view.failure_text = mg_slice_of(text);
+}
+
+/* ---- News from the origin. ---- */
+
+static enum mg_failure failure_of(enum mg_why why)
+{
+    switch (why) {
+    case MG_WHY_TIMEOUT:
+        return MG_FAIL_TIMEOUT;
+    case MG_WHY_MALFORMED:
+    case MG_WHY_TOO_LARGE:
+        return MG_FAIL_MALFORMED;
+    case MG_WHY_COMPLETE:
+    case MG_WHY_REFUSED:
+    case MG_WHY_STALE:
+    case MG_WHY_CUT:
+    case MG_WHY_CANCELLED:
+        break;
+    }
+    return MG_FAIL_RESET;
+}
+
+static const char *text_of(enum mg_why why)
+{
+    switch (why) {
+    case MG_WHY_TIMEOUT:
+        return "no answer in time";
+    case MG_WHY_MALFORMED:
+        return "the answer is malformed";
+    case MG_WHY_TOO_LARGE:
+        return "the answer is over a limit";
+    case MG_WHY_STALE:
+        return "the kept connection was closed";
+    case MG_WHY_COMPLETE:
+    case MG_WHY_REFUSED:
+    case MG_WHY_CUT:
+    case MG_WHY_CANCELLED:
+        break;
+    }
+    return "the connection was cut";
+}
+
+static void on_interim(struct mg_stream *s, const struct mg_message *m)
+{
+    struct mg_exchange *x = s->owner;
+    struct mg_message copy;
+
+    if (!x->client || x->view.head_sent || x->request.version < 11)
+        return;
+    if (m->status == 100) {
+        if (x->continued)
+            return;                     /* the client did not ask, or knows already */
+        x->continued = true;
+    }
+    mg_message_keep(&copy, m, x->arena);
+    mg_message_strip_hop(&copy);
+    x->client->ops->send_interim(x->client, &copy);
+}
+
+static void on_head(struct mg_stream *s, const struct mg_message *m, bool last)
+{
+    struct mg_exchange *x = s->owner;
+    struct mg_attempt *a = &x->attempt;
+
+    mg_message_keep(&x->response, m, x->arena);
+    x->out.whole = last;
+    x->view.response = &x->response;
+    x->view.status = m->status;
+    x->view.from_peer = 1;
+    a->answered = true;
+    a->latency = mg_clock_now() - a->began;
+    mg_engine_run(x);
+}
+
+static void on_body(struct mg_stream *s, struct mg_chain *body, bool last)
+{
+    struct mg_exchange *x = s->owner;
+
+    (void)mg_flow_arrive(&x->out, body, last);
+}
+
+static void on_trailers(struct mg_stream *s, const struct mg_message *m)
+{
+    struct mg_exchange *x = s->owner;
+    struct mg_message *kept = mg_arena_zeroed(x->arena, sizeof(*kept));
+
+    if (kept)
+        mg_message_keep(kept, m, x->arena);
+    mg_flow_trailers(&x->out, kept);
+}
+
+static void on_room(struct mg_stream *s)
+{
+    struct mg_exchange *x = s->owner;
+
+    mg_flow_pump(&x->in);
+}
+
+static void on_end(struct mg_stream *s, enum mg_why why)
+{
+    struct mg_exchange *x = s->owner;
+    struct mg_attempt *a = &x->attempt;
+
+    a->stream = NULL;
+    x->in.to = NULL;
+    mg_timeout_clear(&a->total);
+    if (why == MG_WHY_COMPLETE) {
+        x->out.from = NULL;
+        release_peer(x, false, a->latency);
+        return;
+    }
+    const char *text = s->problem ? s->problem : text_of(why);
+    if (!a->answered) {
+        a->stale = why == MG_WHY_STALE;
+        fail_try(x, failure_of(why), text);
+    } else {
+        mg_log(MG_LOG_WARN, "peer %.*s: the response broke off: %s", (int)a->peer->name.len, a->peer->name.ptr, text);
+        release_peer(x, true, -1);
+        mg_flow_cut(&x->out);
+    }
+    mg_engine_run(x);
+}
+
+static const struct mg_stream_events origin_events = {
+    .on_interim = on_interim,
+    .on_head = on_head,
+    .on_body = on_body,
+    .on_trailers = on_trailers,
+    .on_room = on_room,
+    .on_end = on_end,
+};
+
+static void on_dialled(struct mg_dial *d, struct mg_stream *s, enum mg_failure failure, const char *text)
+{
+    struct mg_exchange *x = d->owner;
+
+    x->attempt.stream = s;
+    if (!s)
+        fail_try(x, failure, text);
+    mg_engine_run(x);
+}
+
+static void on_total(struct mg_timeout *t)
+{
+    struct mg_attempt *a = (struct mg_attempt *)((char *)t - offsetof(struct mg_attempt, total));
+    struct mg_exchange *x = (struct mg_exchange *)((char *)a - offsetof(struct mg_exchange, attempt));
+    bool answered = a->answered;
+
+    if (a->dial.work)
+        mg_dial_cancel(&a->dial);
+    if (a->stream) {
+        struct mg_stream *s = a->stream;
+        a->stream = NULL;
+        s->ops->reset(s, MG_WHY_TIMEOUT);
+    }
+    x->in.to = NULL;
+    if (!answered) {
+        fail_try(x, MG_FAIL_TIMEOUT, "the attempt took longer than its timeout");
+    } else {
+        release_peer(x, true, -1);
+        mg_flow_cut(&x->out);
+    }
+    mg_engine_run(x);
+}
+
+/* ---- The steps. ---- */
+
+enum mg_status mg_attempt_pick(struct mg_exchange *x, struct mg_peer *p)
+{
+    if (x->view.step != MG_STEP_BALANCE || !mg_peer_may(p, &x->tried))
+        return MG_ABSENT;
+    x->attempt.picked = p;
+    return MG_OK;
+}
+
+static void begin_try(struct mg_exchange *x, struct mg_peer *p)
+{
+    struct mg_attempt *a = &x->attempt;
+    double total = spec_of(x)->timeout;
+
+    leave_queue(x);
+    a->peer = x->view.peer = p;
+    a->picked = NULL;
+    a->failure = MG_FAIL_NONE;
+    a->text = NULL;
+    a->sent = a->answered = a->stale = false;
+    a->began = mg_clock_now();
+    a->dial = (struct mg_dial){ .done = on_dialled, .events = &origin_events, .owner = x };
+    x->view.tries++;
+    if (x->tried.count < MG_TRIED_MAX)
+        x->tried.peers[x->tried.count++] = p;
+    mg_peer_begin(p);
+    a->total.fire = on_total;
+    if (total > 0)
+        mg_timeout_set(&a->total, mg_clock_queue(total));
+}
+
+static enum mg_next no_peer(struct mg_exchange *x, bool full)
+{
+    const mg_upstream_spec *spec = spec_of(x);
+
+    if (x->queued && mg_clock_now() < x->queue_until)
+        return MG_PARK;
+    if (full && !x->queued && queue_length(x->view.upstream) < spec->queue) {
+        enter_queue(x);
+        return MG_PARK;
+    }
+    leave_queue(x);
+    return mg_engine_fail(x, 503, full ? "all peers are at max_connections" : "no peer is left to try");
+}
+
+enum mg_next mg_attempt_balance(struct mg_exchange *x)
+{
+    struct mg_attempt *a = &x->attempt;
+    bool full = false;
+
+    if (!x->view.upstream)
+        return mg_engine_fail(x, 500, "the route ends nowhere: no upstream was named");
+    if (x->view.tries == 0 && !x->queued && !a->picked && !(x->entered & 1u << MG_PHASE_BALANCE))
+        mg_upstream_request(x->view.upstream);
+    if (mg_engine_hooks(x, MG_PHASE_BALANCE) == MG_PARK)
+        return MG_PARK;
+    if (x->failed || x->answered)
+        return mg_engine_after_hooks(x, MG_STEP_RESPONSE);
+
+    struct mg_peer *p = a->picked ? a->picked : mg_peer_pick(x->view.upstream, &x->tried, &full);
+    if (!p)
+        return no_peer(x, full);
+    begin_try(x, p);
+    return mg_go(x, MG_STEP_CONNECT);
+}
+
+enum mg_next mg_attempt_connect(struct mg_exchange *x)
+{
+    struct mg_attempt *a = &x->attempt;
+
+    if (a->stream)
+        return mg_go(x, MG_STEP_ATTEMPT);
+    if (a->failure)
+        return mg_go(x, MG_STEP_RETRY);
+    if (a->dial.work)
+        return MG_PARK;
+    enum mg_dial_how how = a->fresh                                 ? MG_DIAL_FRESH
+                           : mg_method_is_idempotent(x->view.method) ? MG_DIAL_ANY
+                                                                     : MG_DIAL_CHECKED;
+    a->stream = mg_dial_begin(&a->dial, &a->peer->origin, how);
+    if (!a->stream && !a->dial.work)
+        fail_try(x, MG_FAIL_CONNECT, "out of memory");
+    return MG_MORE;
+}
+
+/* ATTEMPT: policies on this try's copy, then the request goes out, its body behind it. */
+enum mg_next mg_attempt_send(struct mg_exchange *x)
+{
+    struct mg_attempt *a = &x->attempt;
+
+    if (!x->view.attempt) {
+        mg_forward_attempt(x);
+        x->view.attempt = &a->head;
+    }
+    if (mg_engine_hooks(x, MG_PHASE_ATTEMPT) == MG_PARK)
+        return MG_PARK;
+    x->view.attempt = NULL;
+    if (x->failed || x->answered) {
+        mg_attempt_abandon(x);
+        return mg_engine_after_hooks(x, MG_STEP_RESPONSE);
+    }
+    if (!a->stream || mg_arena_failed(x->arena))
+        return a->failure ? mg_go(x, MG_STEP_RETRY) : mg_engine_fail(x, 503, "out of memory");
+
+    bool bodiless = x->in.whole && !x->in.held.bytes && !x->in.trailers && !x->in.filtered;
+    a->sent = true;
+    a->reused = a->stream->reused;
+    x->in.to = a->stream;
+    x->out.from = a->stream;
+    a->stream->ops->send_head(a->stream, &a->head, bodiless);
+    if (bodiless)
+        x->in.done = true;
+    else
+        mg_flow_pump(&x->in);
+    return mg_go(x, MG_STEP_WAIT);
+}
+
+static bool is_retried_status(const struct mg_exchange *x)
+{
+    const mg_upstream_spec *spec = spec_of(x);
+
+    if (!(spec->retry_on >> MG_FAIL_STATUS & 1))
+        return false;
+    for (unsigned i = 0; i < spec->retry_status_count; i++)
+        if (spec->retry_status[i] == x->view.status)
+            return true;
+    return false;
+}
+
+enum mg_next mg_attempt_wait(struct mg_exchange *x)
+{
+    struct mg_attempt *a = &x->attempt;
+
+    if (x->failed) {                    /* a request_body hook threw */
+        mg_attempt_abandon(x);
+        return mg_go(x, MG_STEP_ERROR);
+    }
+    if (a->answered && is_retried_status(x) && !a->failure) {
+        fail_try(x, MG_FAIL_STATUS, "the answer's status asks for another try");
+        return mg_go(x, MG_STEP_RETRY);
+    }
+    if (a->answered)
+        return mg_go(x, MG_STEP_RESPONSE);
+    return a->failure ? mg_go(x, MG_STEP_RETRY) : MG_PARK;
+}
+
+/* Can the request be sent once more, to the byte? */
+static bool is_replayable(const struct mg_exchange *x)
+{
+    if (x->view.head_sent || x->in.consumed || x->in.at_work)
+        return false;
+    return !x->attempt.sent || x->in.arrived == 0 || (x->in.held.bytes == x->in.arrived && !x->in.done);
+}
+
+/* RFC 9110 9.2.2: what the origin may have acted on is repeated only if acting twice is the same. */
+static bool is_safe_to_repeat(const struct mg_exchange *x)
+{
+    return !x->attempt.sent || mg_method_is_idempotent(x->view.method);
+}
+
+static bool may_retry(struct mg_exchange *x)
+{
+    const mg_upstream_spec *spec = spec_of(x);
+    unsigned attempts = x->route->attempts ? x->route->attempts : spec->attempts;
+    bool again = x->retry_known ? x->retry_again
+                                : (spec->retry_on >> x->attempt.failure & 1) && is_safe_to_repeat(x);
+
+    return again && is_replayable(x) && x->view.tries < attempts && mg_upstream_may_retry(x->view.upstream);
+}
+
+static enum mg_next try_again(struct mg_exchange *x)
+{
+    struct mg_attempt *a = &x->attempt;
+
+    mg_attempt_abandon(x);
+    a->failure = MG_FAIL_NONE;
+    a->answered = false;
+    x->view.response = NULL;
+    x->view.status = 0;
+    x->view.from_peer = 0;
+    x->retry_known = false;
+    mg_flow_reset(&x->out);
+    mg_engine_again(x, MG_PHASE_BALANCE);
+    mg_engine_again(x, MG_PHASE_ATTEMPT);
+    mg_engine_again(x, MG_PHASE_RETRY);
+    return mg_go(x, MG_STEP_BALANCE);
+}
+
+/* A kept connection that its peer closed meanwhile is no failure of the peer: the same once more, on a fresh one. */
+static enum mg_next try_fresh(struct mg_exchange *x)
+{
+    struct mg_peer *same = x->attempt.peer;
+
+    release_peer(x, false, -1);
+    x->attempt.fresh = true;
+    x->view.tries--;
+    x->tried.count--;
+    enum mg_next next = try_again(x);
+    x->entered |= 1u << MG_PHASE_BALANCE;   /* it has spoken */
+    x->attempt.picked = same;
+    return next;
+}
+
+static enum mg_next give_up(struct mg_exchange *x)
+{
+    struct mg_attempt *a = &x->attempt;
+
+    switch (a->failure) {
+    case MG_FAIL_STATUS:
+        a->failure = MG_FAIL_NONE;      /* the last answer stands */
+        return mg_go(x, MG_STEP_RESPONSE);
+    case MG_FAIL_CONNECT_TIMEOUT:
+    case MG_FAIL_TIMEOUT:
+        mg_attempt_abandon(x);
+        return mg_engine_fail(x, 504, a->text);
+    case MG_FAIL_BUSY:
+        mg_attempt_abandon(x);
+        return mg_engine_fail(x, 503, a->text);
+    case MG_FAIL_NONE:
+    case MG_FAIL_CONNECT:
+    case MG_FAIL_RESET:
+    case MG_FAIL_MALFORMED:
+        break;
+    }
+    mg_attempt_abandon(x);
+    return mg_engine_fail(x, 502, a->text);
+}
+
+enum mg_next mg_attempt_retry(struct mg_exchange *x)
+{
+    struct mg_attempt *a = &x->attempt;
+
+    if (a->stale && a->reused && !a->fresh && is_replayable(x) && mg_method_is_idempotent(x->view.method))
+        return try_fresh(x);
+    if (a->failure != MG_FAIL_STATUS && a->peer) {
+        mg_log(MG_LOG_WARN, "peer %.*s: %s (try %u)", (int)a->peer->name.len, a->peer->name.ptr, a->text, x->view.tries);
+        release_peer(x, true, -1);
+    }
+    if (mg_engine_hooks(x, MG_PHASE_RETRY) == MG_PARK)
+        return MG_PARK;
+    if (x->failed || x->answered) {
+        mg_attempt_abandon(x);
+        return mg_engine_after_hooks(x, MG_STEP_RESPONSE);
+    }
+    return may_retry(x) ? try_again(x) : give_up(x);
+}

@@ -1,0 +1,536 @@
+/* dial.c - a stream to an origin: borrowed from the idle pool or newly opened.
+ *
+ * A pool is all connections to one address; origins and connections hold it.
+ * A connection is one struct from its first packet on: first it belongs to the
+ * dial that connects it, then to its carrier, whose `owner` it is.
+ */
+#include "dial.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "h1.h"
+#include "resolve.h"
+#include "text.h"
+
+enum {
+    BUCKETS = 256,          /* of the table of pools; a power of two */
+    TRIES_MOST = 3,         /* addresses of a name that are tried */
+    ADDRESSES_MOST = 16,    /* of a name that are looked at */
+};
+static const double SOON = 1e-6;    /* the next turn of the loop */
+
+struct mg_pool {
+    struct mg_pool *next;               /* in its bucket */
+    struct mg_carrier *newest, *oldest; /* idle connections; `next` is the older one */
+    unsigned idle, refs, bucket;
+    struct mg_address address;
+};
+
+struct connection {
+    struct mg_pool *pool;
+    struct mg_dial_work *work;          /* while it connects */
+    struct mg_transport *transport;
+    struct mg_h1_settings settings;     /* of the origin that used it last; */
+    struct mg_limits limits;            /* copies, since it may outlive that one */
+    unsigned keepalive;
+    bool idle;
+};
+
+struct mg_dial_work {
+    struct mg_dial *dial;
+    struct mg_origin *origin;
+    struct mg_lookup *lookup;           /* while the name is looked up */
+    struct connection *connection;      /* while one connects */
+    struct mg_timeout timeout;          /* the connect timeout, or SOON to tell a failure */
+    struct mg_dial_work *next_free;
+    const char *text;                   /* of the last failure */
+    unsigned at, count;
+    struct mg_address addresses[TRIES_MOST];
+};
+
+static struct mg_pool *buckets[BUCKETS];
+static struct mg_dial_work *free_works;
+static unsigned idle, live;
+static bool stopped;
+
+/* ---- Pools. ---- */
+
+static unsigned bucket_of(const struct mg_address *a)
+{
+    const unsigned char *bytes = (const unsigned char *)&a->any;
+    uint32_t hash = 2166136261u;        /* FNV-1a */
+
+    for (socklen_t i = 0; i < a->len; i++)
+        hash = (hash ^ bytes[i]) * 16777619u;
+    return (hash ^ hash >> 16) & (BUCKETS - 1);
+}
+
+/* With a reference for the caller; NULL without memory. */
+static struct mg_pool *pool_of(const struct mg_address *a)
+{
+    unsigned bucket = bucket_of(a);
+    struct mg_pool *p = buckets[bucket];
+
+    while (p && !mg_address_equal(&p->address, a))
+        p = p->next;
+    if (!p) {
+        p = calloc(1, sizeof(*p));
+        if (!p)
+            return NULL;
+        p->address = *a;
+        p->bucket = bucket;
+        p->next = buckets[bucket];
+        buckets[bucket] = p;
+    }
+    p->refs++;
+    return p;
+}
+
+static void pool_drop(struct mg_pool *p)
+{
+    struct mg_pool **at = &buckets[p->bucket];
+
+    if (--p->refs)
+        return;
+    while (*at != p)
+        at = &(*at)->next;
+    *at = p->next;
+    free(p);
+}
+
+static void put_idle(struct connection *c, struct mg_carrier *carrier)
+{
+    struct mg_pool *p = c->pool;
+
+    carrier->previous = NULL;
+    carrier->next = p->newest;
+    if (p->newest)
+        p->newest->previous = carrier;
+    else
+        p->oldest = carrier;
+    p->newest = carrier;
+    c->idle = true;
+    p->idle++;
+    idle++;
+}
+
+static void take_idle(struct connection *c, struct mg_carrier *carrier)
+{
+    struct mg_pool *p = c->pool;
+
+    if (carrier->previous)
+        carrier->previous->next = carrier->next;
+    else
+        p->newest = carrier->next;
+    if (carrier->next)
+        carrier->next->previous = carrier->previous;
+    else
+        p->oldest = carrier->previous;
+    carrier->next = carrier->previous = NULL;
+    c->idle = false;
+    p->idle--;
+    idle--;
+}
+
+static void close_idle(struct mg_carrier *carrier)
+{
+    take_idle(carrier->owner, carrier);
+    carrier->ops->close(carrier);
+}
+
+/* ---- Connections. ---- */
+
+static void connection_free(struct connection *c)
+{
+    pool_drop(c->pool);
+    free(c);
+}
+
+static void on_idle(struct mg_carrier *carrier)
+{
+    struct connection *c = carrier->owner;
+
+    put_idle(c, carrier);
+    while (c->pool->idle > (stopped ? 0 : c->keepalive))
+        close_idle(c->pool->oldest);
+}
+
+static void on_closed(struct mg_carrier *carrier)
+{
+    struct connection *c = carrier->owner;
+
+    if (c->idle)
+        take_idle(c, carrier);
+    connection_free(c);
+}
+
+static const struct mg_carrier_events carrier_events = { .on_idle = on_idle, .on_closed = on_closed };
+
+/* The origin's bounds and timeouts are the connection's from now on. */
+static void serve_origin(struct connection *c, const struct mg_origin *o)
+{
+    c->limits = o->limits;
+    c->settings.limits = &c->limits;
+    c->settings.times = o->times;
+    c->keepalive = o->keepalive;
+}
+
+static struct mg_stream *open_stream(struct mg_carrier *carrier, const struct mg_dial *d, const struct mg_origin *o)
+{
+    struct mg_stream *s = carrier->ops->open(carrier, d->events, d->owner);
+
+    if (s)
+        s->times = (struct mg_stream_times){ o->response, o->times.body, o->times.send };
+    return s;
+}
+
+static struct mg_stream *borrow(struct mg_pool *p, const struct mg_dial *d, const struct mg_origin *o,
+                                enum mg_dial_how how)
+{
+    while (p->newest) {
+        struct mg_carrier *carrier = p->newest;
+        struct connection *c = carrier->owner;
+
+        take_idle(c, carrier);
+        if (how != MG_DIAL_CHECKED || !mg_transport_stirred(c->transport)) {
+            struct mg_stream *s = open_stream(carrier, d, o);
+            if (s) {
+                serve_origin(c, o);
+                return s;
+            }
+        }
+        carrier->ops->close(carrier);
+    }
+    return NULL;
+}
+
+/* ---- A dial at work. ---- */
+
+static void on_timeout(struct mg_timeout *t);
+
+static struct mg_dial_work *work_new(struct mg_dial *d, struct mg_origin *o)
+{
+    struct mg_dial_work *w = free_works;
+
+    if (w)
+        free_works = w->next_free;
+    else
+        w = malloc(sizeof(*w));
+    if (!w)
+        return NULL;
+    memset(w, 0, offsetof(struct mg_dial_work, addresses));
+    w->dial = d;
+    w->origin = o;
+    w->timeout.fire = on_timeout;
+    d->work = w;
+    live++;
+    return w;
+}
+
+static void work_free(struct mg_dial_work *w)
+{
+    w->dial->work = NULL;
+    mg_timeout_clear(&w->timeout);
+    if (w->lookup)
+        mg_lookup_cancel(w->lookup);
+    if (w->connection) {
+        struct mg_transport *t = w->connection->transport;
+        t->ops->close(t, true);
+        connection_free(w->connection);
+    }
+    w->next_free = free_works;
+    free_works = w;
+    live--;
+}
+
+static void fail(struct mg_dial_work *w, enum mg_failure failure, const char *text)
+{
+    struct mg_dial *d = w->dial;
+
+    work_free(w);
+    d->done(d, NULL, failure, text);
+}
+
+static const char *text_of(int error)
+{
+    switch (error) {
+    case ECONNREFUSED:
+        return "connection refused";
+    case ETIMEDOUT:
+        return "connection timed out";
+    case EHOSTUNREACH:
+        return "host unreachable";
+    case ENETUNREACH:
+        return "network unreachable";
+    case ECONNRESET:
+        return "connection reset";
+    case ENOENT:
+        return "no such socket";
+    case EACCES:
+    case EPERM:
+        return "permission denied";
+    case EAGAIN:
+        return "the queue of the socket is full";
+    case EADDRNOTAVAIL:
+        return "no local port is left";
+    case EMFILE:
+    case ENFILE:
+        return "no file descriptor is left";
+    case ENOMEM:
+    case ENOBUFS:
+        return "out of memory";
+    default:
+        return "the connection could not be made";
+    }
+}
+
+static void on_timeout(struct mg_timeout *t)
+{
+    struct mg_dial_work *w = (struct mg_dial_work *)((char *)t - offsetof(struct mg_dial_work, timeout));
+
+    if (w->connection)
+        fail(w, MG_FAIL_CONNECT_TIMEOUT, "the connection was not made in time");
+    else if (w->lookup)
+        fail(w, MG_FAIL_CONNECT_TIMEOUT, "the name was not resolved in time");
+    else
+        fail(w, MG_FAIL_CONNECT, w->text);
+}
+
+static void on_connected(struct mg_transport *t, int error);
+static const struct mg_transport_events connecting_events = { .on_connected = on_connected };
+
+static struct connection *connection_open(const struct mg_address *a)
+{
+    struct mg_pool *pool = pool_of(a);
+    struct connection *c = pool ? calloc(1, sizeof(*c)) : NULL;
+
+    errno = ENOMEM;
+    if (c) {
+        c->pool = pool;
+        c->transport = mg_transport_connect(a, &connecting_events, c);
+        if (c->transport)
+            return c;
+    }
+    int error = errno;
+    free(c);
+    if (pool)
+        pool_drop(pool);
+    errno = error;
+    return NULL;
+}
+
+/* Begins to connect to the next address; false with w->text when none is left. */
+static bool connect_next(struct mg_dial_work *w)
+{
+    while (w->at < w->count) {
+        struct connection *c = connection_open(&w->addresses[w->at++]);
+        if (c) {
+            c->work = w;
+            w->connection = c;
+            return true;
+        }
+        w->text = text_of(errno);
+    }
+    return false;
+}
+
+static void on_connected(struct mg_transport *t, int error)
+{
+    struct connection *c = t->owner;
+    struct mg_dial_work *w = c->work;
+    struct mg_dial *d = w->dial;
+
+    w->connection = NULL;
+    c->work = NULL;
+    if (error) {
+        t->ops->close(t, true);
+        connection_free(c);
+        w->text = text_of(error);
+        if (!connect_next(w))
+            fail(w, MG_FAIL_CONNECT, w->text);
+        return;
+    }
+    serve_origin(c, w->origin);
+    struct mg_carrier *carrier = mg_h1_dialled(t, &c->settings, &carrier_events, c);
+    if (!carrier) {
+        connection_free(c);
+        fail(w, MG_FAIL_CONNECT, text_of(ENOMEM));
+        return;
+    }
+    struct mg_stream *s = open_stream(carrier, d, w->origin);
+    if (!s) {
+        carrier->ops->close(carrier);
+        fail(w, MG_FAIL_CONNECT, text_of(ENOMEM));
+        return;
+    }
+    work_free(w);
+    d->done(d, s, MG_FAIL_NONE, NULL);
+}
+
+/* ---- Names. ---- */
+
+/* The addresses of a name, beginning with the one whose turn it is. */
+static void set_addresses(struct mg_dial_work *w, const struct mg_address *list, unsigned count)
+{
+    unsigned turn = w->origin->turn++;
+
+    w->count = count < TRIES_MOST ? count : TRIES_MOST;
+    for (unsigned i = 0; i < w->count; i++) {
+        struct mg_address *a = &w->addresses[i];
+        *a = list[(turn + i) % count];
+        if (a->any.sa_family == AF_INET6)
+            a->ip6.sin6_port = htons(w->origin->port);
+        else
+            a->ip4.sin_port = htons(w->origin->port);
+    }
+}
+
+static void on_lookup(void *owner, const struct mg_address *list, unsigned count, const char *problem)
+{
+    struct mg_dial_work *w = owner;
+
+    w->lookup = NULL;
+    if (problem) {
+        fail(w, MG_FAIL_CONNECT, problem);
+        return;
+    }
+    set_addresses(w, list, count);
+    if (!connect_next(w))
+        fail(w, MG_FAIL_CONNECT, w->text);
+}
+
+/* True when the addresses are known or asked for. */
+static bool look_up(struct mg_dial_work *w)
+{
+    struct mg_address list[ADDRESSES_MOST];
+    unsigned count = ADDRESSES_MOST;
+
+    w->lookup = mg_resolve(w->origin->host, list, &count, on_lookup, w);
+    if (count)
+        set_addresses(w, list, count);
+    return w->lookup || count;
+}
+
+/* done() may not come before mg_dial_begin() has returned. */
+static void fail_soon(struct mg_dial_work *w)
+{
+    mg_timeout_set(&w->timeout, mg_clock_queue(SOON));
+}
+
+static struct mg_stream *dial_name(struct mg_dial *d, struct mg_origin *o, enum mg_dial_how how)
+{
+    struct mg_dial_work *w = work_new(d, o);
+    struct mg_stream *s = NULL;
+
+    if (!w)
+        return NULL;
+    w->text = text_of(ENOMEM);
+    if (!look_up(w)) {
+        fail_soon(w);
+        return NULL;
+    }
+    if (w->count && how != MG_DIAL_FRESH) {
+        struct mg_pool *pool = pool_of(&w->addresses[0]);
+        if (pool) {
+            s = borrow(pool, d, o, how);
+            pool_drop(pool);
+        }
+        if (s) {
+            work_free(w);
+            return s;
+        }
+    }
+    if (w->lookup || connect_next(w))
+        mg_timeout_set(&w->timeout, o->connect);
+    else
+        fail_soon(w);
+    return NULL;
+}
+
+/* ---- The way in. ---- */
+
+struct mg_stream *mg_dial_begin(struct mg_dial *d, struct mg_origin *o, enum mg_dial_how how)
+{
+    d->work = NULL;
+    if (!o->address.len)
+        return dial_name(d, o, how);
+    if (!o->pool)
+        o->pool = pool_of(&o->address);
+    if (o->pool && how != MG_DIAL_FRESH) {
+        struct mg_stream *s = borrow(o->pool, d, o, how);
+        if (s)
+            return s;
+    }
+
+    struct mg_dial_work *w = work_new(d, o);
+    if (!w)
+        return NULL;
+    w->addresses[0] = o->address;
+    w->count = 1;
+    if (connect_next(w))
+        mg_timeout_set(&w->timeout, o->connect);
+    else
+        fail_soon(w);
+    return NULL;
+}
+
+void mg_dial_cancel(struct mg_dial *d)
+{
+    if (d->work)
+        work_free(d->work);
+}
+
+void mg_origin_open(struct mg_origin *o, mg_slice host, uint16_t port)
+{
+    *o = (struct mg_origin){ .host = host, .port = port };
+    /* What safety asks for where an upstream says nothing. */
+    o->limits = (struct mg_limits){
+        .max_head_size = 64 * 1024,
+        .max_fields = 256,
+        .max_chunk_line = 4 * 1024,
+        .max_chunk_extensions = 16 * 1024,
+        .max_trailer_size = 8 * 1024,
+    };
+    bool known = host.len > 5 && memcmp(host.ptr, "unix:", 5) == 0 ? mg_address_parse(host, &o->address)
+                                                                    : mg_address_literal(host, port, &o->address);
+    if (!known)
+        o->address.len = 0;
+}
+
+void mg_origin_close(struct mg_origin *o)
+{
+    if (o->pool)
+        pool_drop(o->pool);
+    o->pool = NULL;
+}
+
+void mg_dial_stop(void)
+{
+    stopped = true;
+    for (unsigned i = 0; i < BUCKETS; i++)
+        for (struct mg_pool *p = buckets[i], *next; p; p = next) {
+            p->refs++;                  /* closing its connections may be what ends it */
+            while (p->oldest)
+                close_idle(p->oldest);
+            next = p->next;
+            pool_drop(p);
+        }
+    while (free_works) {
+        struct mg_dial_work *w = free_works;
+        free_works = w->next_free;
+        free(w);
+    }
+}
+
+unsigned mg_dial_idle(void)
+{
+    return idle;
+}
+
+unsigned mg_dial_live(void)
+{
+    return live;
+}

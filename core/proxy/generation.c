@@ -1,0 +1,288 @@
+/* generation.c - what one load of the script declared, filed and checked.
+ *
+ * The seam's mg_declare_* and mg_upstream_default, mg_limits_default end here.
+ * Everything is copied into the generation's arena; nothing is bound. */
+#include "generation.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "dial.h"
+
+enum { GENERATION_MAGIC = 0x6d67676e, PROBLEM_MOST = 512, TRUSTED_MOST = 256, LISTENS_MOST = 256 };
+
+struct mg_generation *mg_generation_now;
+static char problem[PROBLEM_MOST];
+
+__attribute__((format(printf, 1, 2))) static int refuse(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(problem, sizeof(problem), format, args);
+    va_end(args);
+    return MG_MALFORMED;
+}
+
+const char *mg_generation_problem(void)
+{
+    return problem;
+}
+
+static void default_settings(mg_settings *s)
+{
+    *s = (mg_settings){
+        .drain_timeout = 30,
+        .cpu_budget = 0.1,
+        .memory_limit = 256.0 * 1024 * 1024,
+        .shared_size = 1024.0 * 1024 * 1024,
+        .log_flush = 1,
+        .access_log = MG_LIT("stderr"),
+        .error_log = MG_LIT("stderr"),
+        .log_format = MG_LIT("json"),
+        .log_level = MG_LIT("info"),
+    };
+}
+
+struct mg_generation *mg_generation_new(unsigned number)
+{
+    struct mg_generation *g = calloc(1, sizeof(*g));
+
+    if (!g)
+        return NULL;
+    g->magic = GENERATION_MAGIC;
+    g->number = number;
+    g->arena = mg_arena_new();
+    g->router = mg_router_new();
+    g->listens = calloc(LISTENS_MOST, sizeof(*g->listens));
+    if (!g->arena || !g->router || !g->listens) {
+        mg_generation_free(g);
+        return NULL;
+    }
+    g->unrouted.name = g->unrouted.pattern = MG_LIT("");
+    default_settings(&g->settings);
+    return g;
+}
+
+void mg_generation_free(struct mg_generation *g)
+{
+    for (unsigned i = 0; i < g->upstream_count; i++)
+        mg_upstream_free(g->upstreams[i]);
+    if (g->router)
+        mg_router_free(g->router);
+    mg_tickets_free(&g->tickets);
+    free(g->exchange_slots.free);
+    free(g->connection_slots.free);
+    free(g->upstreams);
+    free(g->routes);
+    free(g->listens);
+    mg_arena_free(g->arena);
+    free(g);
+}
+
+uint32_t mg_slot_take(struct mg_slots *s)
+{
+    return s->free_count ? s->free[--s->free_count] : s->next++;
+}
+
+void mg_slot_give(struct mg_slots *s, uint32_t slot)
+{
+    if (s->free_count == s->room) {
+        uint32_t room = s->room ? s->room * 2 : 64;
+        uint32_t *bigger = realloc(s->free, room * sizeof(*bigger));
+        if (!bigger)
+            return;                     /* the number is not used again */
+        s->free = bigger;
+        s->room = room;
+    }
+    s->free[s->free_count++] = slot;
+}
+
+/* ---- What the script declares. ---- */
+
+void mg_limits_default(mg_limits *l)
+{
+    *l = (mg_limits){
+        .max_head_size = 32 * 1024,
+        .max_fields = 128,
+        .max_target_size = 8 * 1024,
+        .max_chunk_line = 4 * 1024,
+        .max_chunk_extensions = 16 * 1024,
+        .max_trailer_size = 8 * 1024,
+        .max_text_size = 1024 * 1024,
+        .head_timeout = 10,
+        .body_timeout = 30,
+        .send_timeout = 30,
+        .idle_timeout = 60,
+        .half_close_timeout = 1,
+    };
+}
+
+void mg_upstream_default(mg_upstream_spec *spec)
+{
+    *spec = (mg_upstream_spec){
+        .balance = MG_BALANCE_ROUND_ROBIN,
+        .keepalive = 64,
+        .max_head_size = 64 * 1024,
+        .attempts = 2,
+        .retry_on = 1u << MG_FAIL_CONNECT | 1u << MG_FAIL_CONNECT_TIMEOUT | 1u << MG_FAIL_RESET | 1u << MG_FAIL_STATUS,
+        .retry_status_count = 2,
+        .retry_status = { 502, 503 },
+        .retry_budget = 0.2,
+        .connect_timeout = 3,
+        .response_timeout = 60,
+        .read_timeout = 60,
+        .send_timeout = 30,
+        .keepalive_timeout = 60,
+        .queue_timeout = 1,
+    };
+}
+
+mg_settings *mg_generation_settings(mg_generation *g)
+{
+    return &g->settings;
+}
+
+void mg_settings_text(mg_generation *g, mg_slice *setting, const char *ptr, uint32_t len)
+{
+    *setting = mg_arena_copy(g->arena, (mg_slice){ ptr, len });
+}
+
+static int parse_trusted(struct mg_generation *g, struct mg_listen *l, mg_slice list)
+{
+    mg_slice item;
+
+    l->trusted = mg_arena_take(g->arena, TRUSTED_MOST * sizeof(*l->trusted));
+    if (!l->trusted)
+        return refuse("out of memory");
+    while (mg_text_next_item(&list, &item)) {
+        if (l->trusted_count == TRUSTED_MOST)
+            return refuse("trusted: more than %d networks", TRUSTED_MOST);
+        if (!mg_network_parse(item, &l->trusted[l->trusted_count++]))
+            return refuse("trusted: \"%.*s\" is not a network; write one like \"10.0.0.0/8\", \"::1\" or \"unix\"",
+                          (int)item.len, item.ptr);
+    }
+    return MG_OK;
+}
+
+int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec)
+{
+    struct mg_listen *l = &g->listens[g->listen_count];
+
+    if (g->listen_count == LISTENS_MOST)
+        return refuse("more than %d listeners", LISTENS_MOST);
+    *l = (struct mg_listen){ .backlog = spec->backlog, .limits = spec->limits };
+    if (!mg_address_parse(spec->address, &l->address))
+        return refuse("\"%.*s\" is not an address to listen at; write one like \"0.0.0.0:8080\", \"[::1]:8080\", "
+                      "\":8080\" or \"unix:/run/gate.sock\"", (int)spec->address.len, spec->address.ptr);
+    for (unsigned i = 0; i < g->listen_count; i++)
+        if (mg_address_equal(&g->listens[i].address, &l->address))
+            return refuse("\"%.*s\" is listened at already (%.*s)", (int)spec->address.len, spec->address.ptr,
+                          (int)g->listens[i].where.len, g->listens[i].where.ptr);
+    l->text = mg_arena_copy(g->arena, spec->address);
+    l->where = mg_arena_copy(g->arena, spec->where);
+    l->times = mg_times_of(&l->limits);
+    if (spec->trusted.len && parse_trusted(g, l, spec->trusted) != MG_OK)
+        return MG_MALFORMED;
+    g->listen_count++;
+    return MG_OK;
+}
+
+mg_upstream *mg_declare_upstream(mg_generation *g, const mg_upstream_spec *spec)
+{
+    const char *why = NULL;
+    struct mg_upstream **more = realloc(g->upstreams, (g->upstream_count + 1) * sizeof(*more));
+
+    if (!more) {
+        refuse("out of memory");
+        return NULL;
+    }
+    g->upstreams = more;
+    struct mg_upstream *u = mg_upstream_new(spec, &why);
+    if (!u) {
+        refuse("%s", why);
+        return NULL;
+    }
+    g->upstreams[g->upstream_count++] = u;
+    return u;
+}
+
+mg_peer *mg_declare_peer(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone,
+                         uint32_t zlen)
+{
+    const char *why = NULL;
+    struct mg_peer *p = mg_upstream_add_peer(u, (mg_slice){ address, len }, weight, (mg_slice){ zone, zlen }, &why);
+
+    if (!p)
+        refuse("%s", why);
+    return p;
+}
+
+static struct mg_route *room_for_route(struct mg_generation *g)
+{
+    if (g->route_count == g->route_room) {
+        unsigned room = g->route_room ? g->route_room * 2 : 32;
+        struct mg_route *more = realloc(g->routes, room * sizeof(*more));
+        if (!more)
+            return NULL;
+        g->routes = more;
+        g->route_room = room;
+    }
+    return &g->routes[g->route_count];
+}
+
+int mg_declare_route(mg_generation *g, const mg_route_spec *spec)
+{
+    struct mg_route *r = room_for_route(g);
+    const char *why = "out of memory";
+
+    if (!r || mg_router_add(g->router, spec->pattern, spec->methods, (int)g->route_count, &why) != MG_OK)
+        return refuse("%s", why);
+    *r = (struct mg_route){
+        .name = mg_arena_copy(g->arena, spec->name.len ? spec->name : spec->pattern),
+        .pattern = mg_arena_copy(g->arena, spec->pattern),
+        .where = mg_arena_copy(g->arena, spec->where),
+        .upstream = spec->upstream,
+        .wants = spec->wants,
+        .attempts = spec->attempts,
+        .own_limits = spec->own_limits,
+        .limits = spec->limits,
+        .times = mg_times_of(&spec->limits),
+    };
+    return (int)g->route_count++;
+}
+
+void mg_declare_use(mg_generation *g, uint32_t wants)
+{
+    g->use_wants = wants & (1u << MG_PHASE_REQUEST | MG_USE_CONNECT | MG_USE_INIT | MG_USE_EXIT);
+    g->unrouted.wants = wants & (1u << MG_PHASE_ERROR | 1u << MG_PHASE_RESPONSE | 1u << MG_PHASE_RESPONSE_BODY |
+                                 1u << MG_PHASE_LOG);
+}
+
+int mg_declare_done(mg_generation *g)
+{
+    if (!g->listen_count)
+        return refuse("nothing is listened at; add a line like gate.listen \"127.0.0.1:8080\"");
+    if (mg_router_compile(g->router) != MG_OK)
+        return refuse("out of memory for %u routes", g->route_count);
+    if (mg_arena_failed(g->arena))
+        return refuse("out of memory");
+    g->state = MG_GENERATION_READY;
+    return MG_OK;
+}
+
+int mg_route_in_order(const mg_generation *g, int n)
+{
+    return mg_router_in_order(g->router, n);
+}
+
+void mg_problem(mg_slice *out)
+{
+    *out = mg_slice_of(problem);
+}
+
+mg_lua_counts *mg_lua_count(mg_generation *g)
+{
+    return &g->lua;
+}

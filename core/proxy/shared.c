@@ -1,0 +1,211 @@
+/* shared.c - the region that all workers share, and its named places.
+ *
+ * A place is found through a table of offsets and is never freed. The list of
+ * all places is what a repair believes: a place is written first, then put
+ * into the list, then into its bucket.
+ */
+#include "shared.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "text.h"
+
+enum {
+    PLACE_BUCKETS = 1024,
+    NAME_MOST = 255,
+    PLACE_ALIGN = 64,           /* a cache line */
+};
+
+struct place {
+    uint64_t next, next_in_bucket;      /* offsets; 0 ends */
+    uint64_t data, size;
+    uint32_t name_len;
+    bool made;                          /* mg_shared_make's function has said so */
+    char name[];
+};
+
+struct region {
+    pthread_mutex_t lock;
+    uint64_t size, used;
+    uint64_t first, last;               /* all places; what a repair believes */
+    uint64_t buckets[PLACE_BUCKETS];
+    uint32_t workers;
+};
+
+static struct region *region;
+static int worker_number = -1;
+
+bool mg_shared_lock_init(pthread_mutex_t *lock)
+{
+    pthread_mutexattr_t how;
+
+    if (pthread_mutexattr_init(&how) != 0)
+        return false;
+    bool good = pthread_mutexattr_setpshared(&how, PTHREAD_PROCESS_SHARED) == 0 &&
+                pthread_mutexattr_setrobust(&how, PTHREAD_MUTEX_ROBUST) == 0 && pthread_mutex_init(lock, &how) == 0;
+    pthread_mutexattr_destroy(&how);
+    return good;
+}
+
+bool mg_shared_start(size_t size)
+{
+    assert(!region);
+    if (size < 2 * sizeof(*region)) {
+        errno = EINVAL;
+        return false;
+    }
+    void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map == MAP_FAILED)
+        return false;
+    struct region *r = map;
+    if (!mg_shared_lock_init(&r->lock)) {
+        munmap(map, size);
+        errno = ENOMEM;
+        return false;
+    }
+    r->size = size;
+    r->used = (sizeof(*r) + PLACE_ALIGN - 1) & ~(uint64_t)(PLACE_ALIGN - 1);
+    r->workers = 1;
+    region = r;
+    return true;
+}
+
+void mg_shared_worker(int number)
+{
+    assert(number < MG_WORKERS_MAX);
+    worker_number = number;
+    if (!region || number < 0)
+        return;
+    uint32_t least = (uint32_t)number + 1, now = __atomic_load_n(&region->workers, __ATOMIC_RELAXED);
+    while (now < least &&
+           !__atomic_compare_exchange_n(&region->workers, &now, least, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
+}
+
+int mg_shared_worker_number(void)
+{
+    return worker_number;
+}
+
+unsigned mg_shared_workers(void)
+{
+    return region ? __atomic_load_n(&region->workers, __ATOMIC_RELAXED) : 1;
+}
+
+static struct place *place_at(uint64_t offset)
+{
+    return offset ? (struct place *)((char *)region + offset) : NULL;
+}
+
+static unsigned bucket_of_name(mg_slice name)
+{
+    uint32_t hash = 2166136261u;        /* FNV-1a: these names come from the script, not from clients */
+
+    for (uint32_t i = 0; i < name.len; i++)
+        hash = (hash ^ (unsigned char)name.ptr[i]) * 16777619u;
+    return (hash ^ hash >> 16) % PLACE_BUCKETS;
+}
+
+static void into_bucket(struct place *p)
+{
+    uint64_t *bucket = &region->buckets[bucket_of_name((mg_slice){ p->name, p->name_len })];
+
+    p->next_in_bucket = *bucket;
+    *bucket = (uint64_t)((char *)p - (char *)region);
+}
+
+static void lock_region(void)
+{
+    if (pthread_mutex_lock(&region->lock) != EOWNERDEAD)
+        return;
+    /* A place is in the list before it is in its bucket. */
+    memset(region->buckets, 0, sizeof(region->buckets));
+    region->last = 0;
+    for (uint64_t at = region->first; at; at = place_at(at)->next) {
+        into_bucket(place_at(at));
+        region->last = at;
+    }
+    pthread_mutex_consistent(&region->lock);
+}
+
+static struct place *find_place(mg_slice name)
+{
+    struct place *p = place_at(region->buckets[bucket_of_name(name)]);
+
+    while (p && !mg_text_equal((mg_slice){ p->name, p->name_len }, name))
+        p = place_at(p->next_in_bucket);
+    return p;
+}
+
+static struct place *make_place(mg_slice name, uint64_t size)
+{
+    uint64_t at = region->used;
+    uint64_t data = (at + sizeof(struct place) + name.len + PLACE_ALIGN - 1) & ~(uint64_t)(PLACE_ALIGN - 1);
+
+    if (data > region->size || size > region->size - data)
+        return NULL;
+    struct place *p = (struct place *)((char *)region + at);
+    *p = (struct place){ .data = data, .size = size, .name_len = name.len };
+    memcpy(p->name, name.ptr, name.len);
+    /* Somebody who died here may have left the head of a place with a longer name. */
+    memset((char *)region + data, 0, size < 2 * NAME_MOST ? size : 2 * NAME_MOST);
+    uint64_t end = data + size, rest = region->size - end;
+    region->used = rest < PLACE_ALIGN ? region->size : (end + PLACE_ALIGN - 1) & ~(uint64_t)(PLACE_ALIGN - 1);
+    __atomic_store_n(region->last ? &place_at(region->last)->next : &region->first, at, __ATOMIC_RELEASE);
+    region->last = at;
+    into_bucket(p);
+    return p;
+}
+
+enum mg_status mg_shared_make(mg_slice name, size_t size, bool (*make)(void *place, size_t size), void **out)
+{
+    enum mg_status status = MG_OK;
+
+    *out = NULL;
+    if (!region || !name.len || name.len > NAME_MOST)
+        return MG_FULL;
+    lock_region();
+    struct place *p = find_place(name);
+    if (!p)
+        p = make_place(name, size);
+    if (!p)
+        status = MG_FULL;
+    else if (p->size != size)
+        status = MG_MALFORMED;
+    else if (make && !p->made && !make((char *)region + p->data, size))
+        status = MG_NO_MEMORY;
+    if (status == MG_OK) {
+        p->made = true;
+        *out = (char *)region + p->data;
+    }
+    pthread_mutex_unlock(&region->lock);
+    return status;
+}
+
+void *mg_shared_place(mg_slice name, size_t size)
+{
+    void *place;
+
+    return mg_shared_make(name, size, NULL, &place) == MG_OK ? place : NULL;
+}
+
+void *mg_shared_nth(mg_slice prefix, unsigned n)
+{
+    struct place *p = NULL;
+
+    if (!region)
+        return NULL;
+    lock_region();
+    for (uint64_t at = region->first; at; at = place_at(at)->next) {
+        p = place_at(at);
+        if (p->name_len >= prefix.len && memcmp(p->name, prefix.ptr, prefix.len) == 0 && n-- == 0)
+            break;
+        p = NULL;
+    }
+    pthread_mutex_unlock(&region->lock);
+    return p ? (char *)region + p->data : NULL;
+}

@@ -1,0 +1,109 @@
+/* generation.h - what one load of the user's script declared.
+ *
+ * Declaring fills one in; nothing is bound and nothing is in force until the
+ * whole script has succeeded. An exchange keeps the generation it began in.
+ * What survives a reload (connections, idle pools, peers' counters, shared
+ * dictionaries) belongs to the worker, not to this.
+ */
+#pragma once
+
+#include "address.h"
+#include "arena.h"
+#include "times.h"
+#include "peer.h"
+#include "route.h"
+#include "task.h"
+
+enum mg_generation_state {
+    MG_GENERATION_LOADING,
+    MG_GENERATION_READY,
+    MG_GENERATION_IN_FORCE,
+    MG_GENERATION_RETIRED,          /* a newer one is in force; closed when its last task ends */
+    MG_GENERATION_FAILED,
+};
+
+struct mg_listen {
+    struct mg_address address;
+    mg_slice text, where;           /* as declared, and the script's line */
+    int backlog;
+    mg_limits limits;
+    struct mg_times times;
+    struct mg_network *trusted;
+    unsigned trusted_count;
+};
+
+struct mg_route {
+    mg_slice name, pattern, where;
+    struct mg_upstream *upstream;   /* NULL: a handler answers */
+    uint32_t wants;
+    unsigned attempts;              /* 0: as the upstream says */
+    bool own_limits;
+    mg_limits limits;
+    struct mg_times times;
+};
+
+struct mg_exchange;
+
+/* Numbers for the views that Lua knows: small, used again. */
+struct mg_slots {
+    uint32_t *free;
+    uint32_t free_count, room, next;
+};
+
+struct mg_generation {
+    unsigned magic, number;
+    enum mg_generation_state state;
+    struct mg_policy *policy;
+    struct mg_router *router;
+    struct mg_route *routes;
+    unsigned route_count, route_room;
+    struct mg_route unrouted;       /* stands for the route of an exchange that has none */
+    struct mg_listen *listens;
+    unsigned listen_count;
+    struct mg_upstream **upstreams;
+    unsigned upstream_count;
+    uint32_t use_wants;             /* MG_PHASE_REQUEST and the bits MG_USE_* */
+    mg_settings settings;
+    struct mg_arena *arena;         /* the declared texts */
+    struct mg_tickets tickets;
+    struct mg_slots exchange_slots, connection_slots;
+    unsigned tasks;                 /* that refer to it */
+    unsigned exchanges;
+    mg_lua_counts lua;
+    int ready_code;                 /* what mg_generation_ready said */
+    bool ready_known;
+    /* init hooks are done (MG_OK) or one threw; called once, from the loop or from mg_vm_init. */
+    void (*on_ready)(struct mg_generation *g, enum mg_status status);
+    /* Its VM was lost to a run that would not stop: a new generation must take its place. From outside Lua. */
+    void (*on_lost)(struct mg_generation *g);
+    void *owner;
+};
+
+/* Bits of use_wants above the phases'. */
+enum {
+    MG_USE_CONNECT = 1u << MG_PHASE_COUNT,
+    MG_USE_INIT = 1u << (MG_PHASE_COUNT + 1),
+    MG_USE_EXIT = 1u << (MG_PHASE_COUNT + 2),
+};
+
+/* A connection in its connect phase: the listener's. `done` is called once the hooks are done (not if
+ * policy->connect said MG_MORE), from outside Lua. */
+struct mg_connecting {
+    mg_connection_view view;
+    struct mg_task task;            /* view.task points here */
+    void (*done)(struct mg_connecting *c);
+    struct mg_connecting *next;     /* of those that are done */
+};
+
+/* The one in force in this worker; NULL before the first commit. */
+extern struct mg_generation *mg_generation_now;
+
+struct mg_generation *mg_generation_new(unsigned number);
+/* Its VM must be closed already. */
+void mg_generation_free(struct mg_generation *g);
+
+/* What a sentence about a failed declaration says; shared by the seam's mg_declare_* and mg_problem. */
+const char *mg_generation_problem(void);
+
+uint32_t mg_slot_take(struct mg_slots *s);
+void mg_slot_give(struct mg_slots *s, uint32_t slot);

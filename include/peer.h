@@ -1,0 +1,65 @@
+/* peer.h - upstreams and their peers: who may be picked, and who is.
+ *
+ * What all workers count together (in flight, failures, latency, health, the
+ * round robin's cursor) lies in shared memory, found again by the upstream's
+ * and peer's name, so it survives a reload. In-flight counts are kept a
+ * worker, so that a dead worker's can be taken off.
+ */
+#pragma once
+
+#include "origin.h"
+#include "shared.h"
+#include "status.h"
+
+enum { MG_PEERS_MAX = 4096, MG_TRIED_MAX = 16 };
+
+struct mg_peer {
+    struct mg_upstream *upstream;
+    struct mg_peer_view *view;          /* shared */
+    struct mg_origin origin;            /* how to reach it: dial.c's part */
+    mg_slice name;                      /* as declared: "10.0.0.1:8080" */
+    mg_slice zone;
+    double weight;
+    int index;                          /* among the upstream's peers now; changes when one before it is removed */
+    unsigned twin;                      /* which of the peers with the same address it is */
+    bool removed;
+    struct mg_peer_state *state;        /* shared; peer.c's own */
+};
+
+/* Which peers an exchange has tried already. */
+struct mg_tried {
+    struct mg_peer *peers[MG_TRIED_MAX];
+    unsigned count;
+};
+
+/* Copies all of spec. NULL without memory or with mg_problem-style *problem. */
+struct mg_upstream *mg_upstream_new(const mg_upstream_spec *spec, const char **problem);
+void mg_upstream_free(struct mg_upstream *u);
+const mg_upstream_spec *mg_upstream_spec_of(const struct mg_upstream *u);
+
+/* NULL with *problem: not an address, weight not above 0, too many. The same address may stand twice. Peers that are
+ * added while traffic flows count as declared. */
+struct mg_peer *mg_upstream_add_peer(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone,
+                                     const char **problem);
+
+/* May it be picked: not removed, healthy, not draining, below max_connections, not tried? When none is healthy, all
+ * count as healthy. */
+bool mg_peer_may(const struct mg_peer *p, const struct mg_tried *tried);
+/* By the upstream's own balance: smooth weighted round robin over all workers, or the least in flight by weight (ties by
+ * turn). NULL if none may be picked; *full says whether max_connections alone was in the way. */
+struct mg_peer *mg_peer_pick(struct mg_upstream *u, const struct mg_tried *tried, bool *full);
+
+/* What a health check found. All workers see it, and mg_upstream_version() changes. */
+void mg_peer_set_healthy(struct mg_peer *p, bool healthy);
+
+/* A try begins and ends. latency: seconds to the response's head, below 0 if there was none; the
+ * average that scripts see takes in a tenth of each. */
+void mg_peer_begin(struct mg_peer *p);
+void mg_peer_end(struct mg_peer *p, bool failed, double latency);
+/* Takes off what a worker that died had in flight. */
+void mg_peer_forget_worker(int worker);
+
+/* The retry budget, a token bucket a worker: each request pays in spec.retry_budget, each retry takes 1. It begins full,
+ * with 100 (or empty, without a budget), so that the requests under way when a peer dies can all be tried again. */
+void mg_upstream_request(struct mg_upstream *u);
+bool mg_upstream_may_retry(struct mg_upstream *u);

@@ -1,0 +1,60 @@
+/* relay.h - a message's body on its way: from a stream, through Lua if it is wanted, to the other.
+ *
+ * Blocks are passed on, never copied. A side that can't take more stops the
+ * other (want(false)) until its on_room. A flow whose taker is not known yet
+ * (or never will be) holds what has arrived, up to the high mark.
+ */
+#pragma once
+
+#include "stream.h"
+#include "task.h"
+
+struct mg_flow {
+    mg_view *view;
+    enum mg_phase phase;            /* MG_PHASE_REQUEST_BODY or MG_PHASE_RESPONSE_BODY */
+    struct mg_stream *from;         /* who sends; NULL: Lua, or nobody any more */
+    struct mg_stream *to;           /* who takes; NULL: not known yet */
+    struct mg_chain held;           /* arrived, not passed on */
+    struct mg_chain piece;          /* what Lua has before it */
+    struct mg_chain taken;          /* what Lua read last: its slice points here */
+    struct mg_message *trailers;    /* arrived with the end */
+    uint64_t arrived, sent;         /* bytes, in all; sent: given to the taker */
+    uint64_t most;                  /* arrived may not exceed it; 0: no bound */
+    uint64_t collect;               /* bytes that mg_body_collect allows; only while collecting */
+    struct mg_wait reader;          /* mg_body_read, mg_body_collect */
+    struct mg_wait writer;          /* mg_answer_write */
+    bool filtered;                  /* pieces pass through Lua */
+    bool at_work;                   /* Lua has a piece before it */
+    bool seen;                      /* Lua is done with it: mg_flow_filtered is due */
+    bool collecting, consumed;      /* Lua wants all of it; Lua has taken some of it for itself */
+    bool whole;                     /* its end has arrived */
+    bool cut;                       /* it broke off */
+    bool ended;                     /* Lua has seen the end */
+    bool done;                      /* `to` has got all of it */
+    bool stopped;                   /* `from` was told to stop */
+};
+
+/* f is all zero. */
+void mg_flow_init(struct mg_flow *f, mg_view *view, enum mg_phase phase);
+/* Takes the chain. False if the flow is longer now than it may be. */
+bool mg_flow_arrive(struct mg_flow *f, struct mg_chain *body, bool last);
+void mg_flow_trailers(struct mg_flow *f, struct mg_message *trailers);
+/* It broke off: who reads it learns. */
+void mg_flow_cut(struct mg_flow *f);
+/* Passes on what can be passed on; called whenever something has changed. */
+void mg_flow_pump(struct mg_flow *f);
+/* Lua is done with the piece. */
+void mg_flow_filtered(struct mg_flow *f);
+/* Drops all that is held; the flow begins anew, without from and to. */
+void mg_flow_reset(struct mg_flow *f);
+/* Drops all that is held, for good. */
+void mg_flow_drop(struct mg_flow *f);
+
+/* The seam's side. As mg_body_read, mg_body_take, mg_body_collect, mg_body_text, mg_body_piece, mg_body_replace. */
+int mg_flow_read(struct mg_flow *f);
+int mg_flow_take(struct mg_flow *f, mg_slice *out);
+int mg_flow_collect(struct mg_flow *f, uint64_t most);
+int mg_flow_text(struct mg_flow *f, mg_slice *out);
+int mg_flow_piece(struct mg_flow *f, mg_slice *out);
+int mg_flow_replace(struct mg_flow *f, const char *ptr, uint32_t len);
+int mg_flow_write(struct mg_flow *f, const char *ptr, uint32_t len);
