@@ -1,0 +1,594 @@
+/* seam.c - what Lua may ask of the core: checks arguments, calls the files below.
+ *
+ * Knows nothing of Lua itself. Every call records facts and returns; what
+ * follows from them runs after Lua has been left (mg_seam_settle). */
+#include "seam.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include <openssl/evp.h>
+
+#include "attempt.h"
+#include "engine.h"
+#include "forward.h"
+#include "log.h"
+#include "resolve.h"
+#include "script.h"
+#include "uri.h"
+
+static struct mg_connecting *connected;
+static struct mg_generation *readied;
+
+void mg_seam_settle(void)
+{
+    mg_engine_run_touched();
+    while (connected) {
+        struct mg_connecting *c = connected;
+        connected = c->next;
+        c->done(c);
+    }
+    if (readied) {
+        struct mg_generation *g = readied;
+        readied = NULL;
+        g->on_ready(g, g->ready_code == MG_OK ? MG_OK : MG_MALFORMED);
+    }
+}
+
+/* ---- An exchange. ---- */
+
+static int set_host(struct mg_exchange *x, mg_slice host)
+{
+    uint16_t port;
+    mg_slice lower;
+
+    if (mg_host_parse(host, x->arena, &lower, &port) != MG_OK)
+        return MG_MALFORMED;
+    int status = mg_message_set(&x->request, mg_field_name(MG_FIELD_HOST), host);
+    if (status == MG_OK)
+        x->view.host = mg_arena_copy(x->arena, lower);
+    return status;
+}
+
+static int set_path(struct mg_exchange *x, mg_slice path)
+{
+    if (!path.len || path.ptr[0] != '/')
+        return MG_MALFORMED;
+    path = mg_arena_copy(x->arena, path);
+    if (mg_path_encode(path, x->arena, &x->view.raw_path) != MG_OK)
+        return MG_MALFORMED;
+    x->view.path = path;
+    return MG_OK;
+}
+
+static int set_raw_path(struct mg_exchange *x, mg_slice raw)
+{
+    if (!raw.len || raw.ptr[0] != '/' || !mg_path_is_valid(raw))
+        return MG_MALFORMED;
+    raw = mg_arena_copy(x->arena, raw);
+    x->view.raw_path = raw;
+    return mg_path_normalise(raw, x->arena, &x->view.path);
+}
+
+int mg_view_set(mg_view *v, int part, const char *ptr, uint32_t len)
+{
+    struct mg_exchange *x = MG_EXCHANGE_OF(v);
+    mg_slice text = { ptr, len };
+
+    switch ((enum mg_part)part) {
+    case MG_PART_METHOD:
+        if (!mg_text_is_token(text))
+            return MG_MALFORMED;
+        v->method = mg_arena_copy(x->arena, text);
+        return MG_OK;
+    case MG_PART_HOST:
+        return set_host(x, text);
+    case MG_PART_PATH:
+        return set_path(x, text);
+    case MG_PART_RAW_PATH:
+        return set_raw_path(x, text);
+    case MG_PART_QUERY:
+        if (len && !mg_query_is_valid(text))
+            return MG_MALFORMED;
+        v->query = len ? mg_arena_copy(x->arena, text) : (mg_slice){ 0 };
+        return MG_OK;
+    }
+    return MG_MALFORMED;
+}
+
+int mg_view_set_status(mg_view *v, int status)
+{
+    struct mg_exchange *x = MG_EXCHANGE_OF(v);
+
+    if (v->head_sent)
+        return MG_TOO_LATE;
+    if (!v->response)
+        return MG_ABSENT;
+    if (status < 200 || status > 599)
+        return MG_MALFORMED;
+    x->response.status = v->status = (uint16_t)status;
+    x->response.reason = (mg_slice){ 0 };
+    return MG_OK;
+}
+
+void mg_view_id(mg_view *v, char *to)
+{
+    uint64_t id = MG_EXCHANGE_OF(v)->id;
+
+    for (int i = 15; i >= 0; i--, id >>= 4)
+        to[i] = "0123456789abcdef"[id & 15];
+}
+
+int mg_view_set_upstream(mg_view *v, mg_upstream *u)
+{
+    if (v->tries && !(MG_EXCHANGE_OF(v)->at_work & 1u << MG_PHASE_HANDLE))
+        return MG_TOO_LATE;
+    v->upstream = u;
+    return MG_OK;
+}
+
+int mg_view_want(mg_view *v, int phase)
+{
+    struct mg_exchange *x = MG_EXCHANGE_OF(v);
+
+    if (phase == MG_PHASE_RESPONSE_BODY) {
+        if (v->head_sent)
+            return MG_TOO_LATE;
+        x->out.filtered = true;
+    } else {
+        if (x->attempt.sent)
+            return MG_TOO_LATE;
+        x->in.filtered = true;
+    }
+    return MG_OK;
+}
+
+void mg_phase_done(mg_view *v, int phase)
+{
+    mg_engine_phase_done(MG_EXCHANGE_OF(v), (enum mg_phase)phase);
+}
+
+void mg_phase_failed(mg_view *v, int phase)
+{
+    mg_engine_phase_failed(MG_EXCHANGE_OF(v), (enum mg_phase)phase);
+}
+
+/* ---- Fields. ---- */
+
+int mg_field_get(const mg_message *m, const char *name, uint32_t len, mg_slice *out)
+{
+    return mg_message_get(m, (mg_slice){ name, len }, out);
+}
+
+int mg_field_set(mg_message *m, const char *name, uint32_t nlen, const char *value, uint32_t vlen)
+{
+    return mg_message_set(m, (mg_slice){ name, nlen }, (mg_slice){ value, vlen });
+}
+
+int mg_field_add(mg_message *m, const char *name, uint32_t nlen, const char *value, uint32_t vlen)
+{
+    return mg_message_add(m, (mg_slice){ name, nlen }, (mg_slice){ value, vlen });
+}
+
+int mg_field_remove(mg_message *m, const char *name, uint32_t nlen)
+{
+    return (int)mg_message_remove(m, (mg_slice){ name, nlen });
+}
+
+int mg_field_count(const mg_message *m)
+{
+    return m->count;
+}
+
+int mg_field_at(const mg_message *m, int index, mg_slice *name, mg_slice *value)
+{
+    if (index < 0 || index >= m->count)
+        return MG_ABSENT;
+    *name = m->fields[index].name;
+    *value = m->fields[index].value;
+    return MG_OK;
+}
+
+/* ---- Answers. ---- */
+
+int mg_answer(mg_view *v, int status)
+{
+    if (status < 200 || status > 599)
+        return MG_MALFORMED;
+    return mg_exchange_answer(MG_EXCHANGE_OF(v), (unsigned)status);
+}
+
+int mg_answer_write(mg_view *v, const char *ptr, uint32_t len)
+{
+    struct mg_exchange *x = MG_EXCHANGE_OF(v);
+
+    if (v->gone)
+        return MG_GONE;
+    mg_engine_touch(x);
+    return mg_flow_write(&x->out, ptr, len);
+}
+
+int mg_answer_end(mg_view *v)
+{
+    struct mg_exchange *x = MG_EXCHANGE_OF(v);
+
+    x->out.whole = true;
+    mg_engine_touch(x);
+    return MG_OK;
+}
+
+int mg_answer_produce(mg_view *v)
+{
+    struct mg_exchange *x = MG_EXCHANGE_OF(v);
+
+    if (!x->answered || v->head_sent)
+        return MG_TOO_LATE;
+    x->producing = true;
+    x->out.whole = false;
+    return MG_OK;
+}
+
+int mg_answer_default(mg_view *v, int status)
+{
+    int answered = mg_answer(v, status);
+
+    if (answered == MG_OK)
+        mg_forward_default_page(MG_EXCHANGE_OF(v), (unsigned)status);
+    return answered;
+}
+
+int mg_forward(mg_view *v)
+{
+    return mg_exchange_forward(MG_EXCHANGE_OF(v));
+}
+
+/* ---- Bodies. ---- */
+
+static struct mg_flow *flow_of(mg_view *v, int side)
+{
+    struct mg_exchange *x = MG_EXCHANGE_OF(v);
+
+    return side == MG_SIDE_REQUEST ? &x->in : &x->out;
+}
+
+int mg_body_piece(mg_view *v, int side, mg_slice *out)
+{
+    return mg_flow_piece(flow_of(v, side), out);
+}
+
+int mg_body_replace(mg_view *v, int side, const char *ptr, uint32_t len)
+{
+    return mg_flow_replace(flow_of(v, side), ptr, len);
+}
+
+/* Bytes that were passed on, or will be by a taker that is there, can't be had any more. */
+static bool is_taken(const struct mg_flow *f)
+{
+    return f->to != NULL || f->done;
+}
+
+int mg_body_read(mg_view *v, int side)
+{
+    if (is_taken(flow_of(v, side)))
+        return MG_TOO_LATE;
+    if (side == MG_SIDE_REQUEST)
+        mg_exchange_wants_body(MG_EXCHANGE_OF(v));
+    return mg_flow_read(flow_of(v, side));
+}
+
+int mg_body_take(mg_view *v, int side, mg_slice *out)
+{
+    return mg_flow_take(flow_of(v, side), out);
+}
+
+int mg_body_collect(mg_view *v, int side, double most)
+{
+    struct mg_flow *f = flow_of(v, side);
+
+    if (is_taken(f) && !(f->whole && f->arrived == 0))
+        return MG_TOO_LATE;
+    if (side == MG_SIDE_REQUEST)
+        mg_exchange_wants_body(MG_EXCHANGE_OF(v));
+    return mg_flow_collect(f, most > 0 ? (uint64_t)most : 0);
+}
+
+int mg_body_text(mg_view *v, int side, mg_slice *out)
+{
+    return mg_flow_text(flow_of(v, side), out);
+}
+
+/* ---- Waiting. ---- */
+
+struct sleep {
+    struct mg_wait wait;            /* first */
+    struct mg_alarm *alarm;
+};
+
+static void on_alarm(void *owner)
+{
+    struct sleep *s = owner;
+
+    mg_task_answer(&s->wait, MG_OK);
+    free(s);
+}
+
+static void cancel_sleep(struct mg_wait *w)
+{
+    struct sleep *s = (struct sleep *)w;
+
+    mg_alarm_free(s->alarm);
+    free(s);
+}
+
+int mg_sleep(mg_task *t, double seconds)
+{
+    struct sleep *s = calloc(1, sizeof(*s));
+
+    if (!s)
+        return MG_NO_MEMORY;
+    int ticket = mg_task_wait(t, &s->wait, cancel_sleep);
+    if (ticket < 0) {
+        free(s);
+        return ticket;
+    }
+    s->alarm = mg_alarm_new(seconds > 0 ? seconds : 0, on_alarm, s);
+    if (s->alarm)
+        return ticket;
+    mg_task_cancel(t, ticket);
+    return MG_NO_MEMORY;
+}
+
+void mg_ticket_cancel(mg_task *t, int ticket)
+{
+    mg_task_cancel(t, ticket);
+}
+
+/* A task that Lua opened: a timer's, or of work that no exchange owns. */
+struct own_task {
+    struct mg_task task;            /* first */
+    struct own_task *next, *previous;
+};
+
+static struct own_task *own_tasks;
+
+mg_task *mg_task_open(mg_generation *g)
+{
+    struct own_task *t = malloc(sizeof(*t));
+
+    if (!t)
+        return NULL;
+    mg_task_init(&t->task, g);
+    t->next = own_tasks;
+    t->previous = NULL;
+    if (own_tasks)
+        own_tasks->previous = t;
+    own_tasks = t;
+    return &t->task;
+}
+
+void mg_task_close(mg_task *task)
+{
+    struct own_task *t = (struct own_task *)task;
+
+    mg_outside_end(task->generation, task);
+    mg_fetch_end(task->generation, task);
+    mg_task_end(task);
+    if (t->previous)
+        t->previous->next = t->next;
+    else
+        own_tasks = t->next;
+    if (t->next)
+        t->next->previous = t->previous;
+    free(t);
+}
+
+void mg_seam_end(struct mg_generation *g)
+{
+    for (struct own_task *t = own_tasks, *next; t; t = next) {
+        next = t->next;
+        if (t->task.generation == g)
+            mg_task_close(&t->task);
+    }
+    mg_outside_end(g, NULL);
+    mg_fetch_end(g, NULL);
+}
+
+enum { LOOKUP_MOST = 16 };
+
+struct mg_lookup_wait {
+    struct mg_wait wait;            /* first */
+    struct mg_lookup *lookup;
+    unsigned count;
+    struct mg_address list[LOOKUP_MOST];
+    char text[MG_ADDRESS_TEXT];
+};
+
+static void on_looked_up(void *owner, const struct mg_address *list, unsigned count, const char *why)
+{
+    struct mg_lookup_wait *l = owner;
+
+    l->lookup = NULL;
+    l->count = why ? 0 : count < LOOKUP_MOST ? count : LOOKUP_MOST;
+    memcpy(l->list, list, l->count * sizeof(*list));
+    mg_task_answer(&l->wait, l->count ? MG_OK : MG_UNKNOWN_NAME);
+}
+
+static void cancel_lookup(struct mg_wait *w)
+{
+    struct mg_lookup_wait *l = (struct mg_lookup_wait *)w;
+
+    if (l->lookup)
+        mg_lookup_cancel(l->lookup);
+    l->lookup = NULL;
+}
+
+int mg_lookup_open(mg_task *t, const char *name, uint32_t len, mg_lookup_wait **out)
+{
+    struct mg_lookup_wait *l = calloc(1, sizeof(*l));
+
+    *out = l;
+    if (!l)
+        return MG_NO_MEMORY;
+    unsigned count = LOOKUP_MOST;
+    l->lookup = mg_resolve((mg_slice){ name, len }, l->list, &count, on_looked_up, l);
+    l->count = count;
+    if (!l->lookup)
+        return count ? MG_OK : MG_NO_MEMORY;
+    int ticket = mg_task_wait(t, &l->wait, cancel_lookup);
+    if (ticket < 0)
+        cancel_lookup(&l->wait);
+    return ticket;
+}
+
+int mg_lookup_address(mg_lookup_wait *l, int index, mg_slice *out)
+{
+    if (index < 0 || (unsigned)index >= l->count)
+        return MG_ABSENT;
+    *out = (mg_slice){ l->text, (uint32_t)mg_address_print_host(&l->list[index], l->text) };
+    return MG_OK;
+}
+
+void mg_lookup_free(mg_lookup_wait *l)
+{
+    if (!l)
+        return;
+    cancel_lookup(&l->wait);
+    free(l);
+}
+
+/* ---- Peers. ---- */
+
+bool mg_peer_eligible(const mg_view *v, const mg_peer *p)
+{
+    return mg_peer_may(p, &((const struct mg_exchange *)v)->tried);
+}
+
+int mg_balance_pick(mg_view *v, mg_peer *p)
+{
+    return mg_attempt_pick(MG_EXCHANGE_OF(v), p);
+}
+
+void mg_retry_verdict(mg_view *v, bool again)
+{
+    MG_EXCHANGE_OF(v)->retry_known = true;
+    MG_EXCHANGE_OF(v)->retry_again = again;
+}
+
+/* ---- Connections and generations. ---- */
+
+void mg_connect_done(mg_connection_view *v)
+{
+    struct mg_connecting *c = (struct mg_connecting *)v;
+
+    c->next = connected;
+    connected = c;
+}
+
+int mg_worker_number(void)
+{
+    return mg_shared_worker_number();
+}
+
+void mg_generation_ready(mg_generation *g, int code)
+{
+    if (g->ready_known)
+        return;
+    g->ready_known = true;
+    g->ready_code = code;
+    readied = g;
+}
+
+/* ---- Logging, the time, encodings. ---- */
+
+void mg_log_line(int level, const char *ptr, uint32_t len)
+{
+    mg_log_text((enum mg_log_level)level, (mg_slice){ ptr, len });
+}
+
+bool mg_log_wants(int level)
+{
+    return (int)mg_log_level <= level;
+}
+
+double mg_now(void)
+{
+    return mg_clock_now();
+}
+
+double mg_time(void)
+{
+    return mg_clock_wall();
+}
+
+/* A buffer that grows to the largest text encoded so far. */
+static char *scratch(size_t n)
+{
+    static char *buffer;
+    static size_t room;
+
+    if (n > room) {
+        char *bigger = realloc(buffer, n);
+        if (!bigger)
+            return NULL;
+        buffer = bigger;
+        room = n;
+    }
+    return buffer;
+}
+
+int mg_base64(const char *ptr, uint32_t len, bool url, mg_slice *out)
+{
+    char *to = len < INT32_MAX / 2 ? scratch((size_t)len / 3 * 4 + 5) : NULL;
+
+    if (!to)
+        return MG_NO_MEMORY;
+    int n = EVP_EncodeBlock((unsigned char *)to, (const unsigned char *)ptr, (int)len);
+    if (url) {                          /* RFC 4648 section 5, without padding */
+        for (int i = 0; i < n; i++)
+            to[i] = to[i] == '+' ? '-' : to[i] == '/' ? '_' : to[i];
+        while (n && to[n - 1] == '=')
+            n--;
+    }
+    *out = (mg_slice){ to, (uint32_t)n };
+    return MG_OK;
+}
+
+static int base64_digit(char c)
+{
+    if (c >= 'A' && c <= 'Z')
+        return c - 'A';
+    if (c >= 'a' && c <= 'z')
+        return c - 'a' + 26;
+    if (c >= '0' && c <= '9')
+        return c - '0' + 52;
+    if (c == '+' || c == '-')
+        return 62;
+    return c == '/' || c == '_' ? 63 : -1;
+}
+
+/* Both alphabets, padded or not; nothing else. */
+int mg_unbase64(const char *ptr, uint32_t len, mg_slice *out)
+{
+    while (len && ptr[len - 1] == '=')
+        len--;
+    char *to = scratch((size_t)len / 4 * 3 + 4);
+    if (!to)
+        return MG_NO_MEMORY;
+    if (len % 4 == 1)
+        return MG_MALFORMED;
+    uint32_t bits = 0, held = 0, n = 0;
+    for (uint32_t i = 0; i < len; i++) {
+        int digit = base64_digit(ptr[i]);
+        if (digit < 0)
+            return MG_MALFORMED;
+        bits = bits << 6 | (uint32_t)digit;
+        held += 6;
+        if (held >= 8) {
+            held -= 8;
+            to[n++] = (char)(bits >> held);
+        }
+    }
+    *out = (mg_slice){ to, n };
+    return MG_OK;
+}

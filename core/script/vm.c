@@ -1,0 +1,402 @@
+/* vm.c - owns a Lua VM: loads the user's script in it, enters it, bounds it.
+ *
+ * The only file that includes lua.h. Lua is entered through one function of
+ * the runtime, step(event, a, b, c), which lies at the bottom of the stack;
+ * seam.h says what the events are. While Lua runs the engine does not: what
+ * the seam was asked for, and wakes that came meanwhile, follow when it has
+ * returned. */
+#include "vm.h"
+
+#include <assert.h>
+#include <libgen.h>
+#include <linux/limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+
+#include "budget.h"
+#include "engine.h"
+#include "heap.h"
+#include "log.h"
+#include "script.h"
+
+#ifndef MG_SCRIPTS_DIR
+#error "MG_SCRIPTS_DIR must name the directory of the installed scripts"
+#endif
+
+extern const char mg_seam_text[];
+
+struct wake {
+    int ticket, code;
+};
+
+struct vm {
+    struct mg_policy policy;            /* first: the engine sees only this */
+    struct mg_generation *generation;
+    lua_State *L;                       /* at index 1: step() */
+    struct mg_heap heap;
+    bool inside;                        /* Lua is on the stack */
+    bool lost;                          /* it was left in the middle: never entered again */
+    struct mg_view **views;             /* that Lua knows, by slot */
+    uint32_t view_room;
+    struct wake *wakes;                 /* came while inside */
+    unsigned wake_count, wake_room;
+};
+
+enum { STEP = 1 };                      /* where step() lies on the stack */
+
+static struct vm *vm_of(const struct mg_generation *g)
+{
+    return (struct vm *)g->policy;
+}
+
+/* ---- Entering. ---- */
+
+static bool know(struct vm *vm, struct mg_view *x)
+{
+    if (x->slot >= vm->view_room) {
+        uint32_t room = vm->view_room ? vm->view_room * 2 : 64;
+        while (room <= x->slot)
+            room *= 2;
+        struct mg_view **more = realloc(vm->views, room * sizeof(*more));
+        if (!more)
+            return false;
+        memset(more + vm->view_room, 0, (room - vm->view_room) * sizeof(*more));
+        vm->views = more;
+        vm->view_room = room;
+    }
+    vm->views[x->slot] = x;
+    return true;
+}
+
+/* Every exchange that Lua had a part in ends with 500; all others of the worker go on. */
+static void fail_views(struct vm *vm)
+{
+    for (uint32_t slot = 0; slot < vm->view_room; slot++) {
+        struct mg_view *v = vm->views[slot];
+        if (!v)
+            continue;
+        struct mg_exchange *x = MG_EXCHANGE_OF(v);
+        mg_outside_end(vm->generation, &x->task);
+        mg_fetch_end(vm->generation, &x->task);
+        mg_task_gone(&x->task);
+        for (int phase = 0; phase < MG_PHASE_COUNT; phase++)
+            if (x->at_work >> phase & 1)
+                mg_engine_phase_done(x, (enum mg_phase)phase);
+        x->in.seen |= x->in.at_work;
+        x->out.seen |= x->out.at_work;
+        mg_engine_phase_failed(x, MG_PHASE_HANDLE);
+    }
+}
+
+/* The run would not stop. Nothing of this VM may be touched again but its heap. */
+static void lose(struct vm *vm)
+{
+    mg_log(MG_LOG_ERROR, "a run of Lua took longer than cpu_budget (%u ms) and could not be stopped: its VM is thrown "
+                         "away and built anew; the exchanges that were in it are answered with 500",
+           mg_budget_allowed());
+    vm->lost = true;
+    fail_views(vm);
+    mg_seam_end(vm->generation);
+    mg_heap_free(&vm->heap);
+    vm->L = NULL;
+}
+
+static int call(struct vm *vm)
+{
+    lua_State *L = vm->L;
+    int failed = mg_budget_call(L, 4, 1);
+
+    if (failed == MG_BUDGET_LEFT)
+        return -1;
+    int answer = -1;
+    if (failed)
+        mg_log(MG_LOG_ERROR, "lua: %s", lua_tostring(L, -1));
+    else
+        answer = (int)lua_tointeger(L, -1);
+    lua_settop(L, STEP);
+    vm->inside = false;
+    return answer;
+}
+
+/* What a policy throws is caught in Lua; an error here is the runtime's own, or there was no memory to catch it. */
+static int enter(struct vm *vm, int event, uint32_t a, int b, void *c)
+{
+    lua_State *L = vm->L;
+
+    assert(!vm->inside);
+    if (vm->lost)
+        return -1;
+    vm->inside = true;
+    lua_pushvalue(L, STEP);
+    lua_pushinteger(L, event);
+    lua_pushinteger(L, (lua_Integer)a);
+    lua_pushinteger(L, b);
+    lua_pushlightuserdata(L, c);
+    int answer = call(vm);
+    if (vm->inside) {                   /* it was left */
+        vm->inside = false;
+        lose(vm);
+    }
+    return answer;
+}
+
+static void deliver_wakes(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->wake_count; i++) {
+        struct wake w = vm->wakes[i];
+        mg_ticket_release(&vm->generation->tickets, w.ticket);
+        enter(vm, MG_EVENT_WAKE, (uint32_t)w.ticket, w.code, NULL);
+    }
+    vm->wake_count = 0;
+}
+
+/* After Lua has been left: what it set going. */
+static void settle(struct vm *vm)
+{
+    if (vm->inside)
+        return;
+    deliver_wakes(vm);
+    mg_seam_settle();
+    if (vm->lost && vm->generation->on_lost) {
+        void (*on_lost)(struct mg_generation *) = vm->generation->on_lost;
+        vm->generation->on_lost = NULL;
+        on_lost(vm->generation);
+    }
+}
+
+static enum mg_next vm_enter(struct mg_policy *p, struct mg_view *x, enum mg_phase phase)
+{
+    struct vm *vm = (struct vm *)p;
+
+    MG_EXCHANGE_OF(x)->entered |= 1u << phase;
+    int answer = !know(vm, x) ? -1 : enter(vm, MG_EVENT_ENTER, x->slot, (int)phase, x);
+    if (answer < 0)
+        mg_phase_failed(x, (int)phase);
+    settle(vm);
+    return answer > 0 ? MG_PARK : MG_MORE;
+}
+
+static enum mg_next vm_connect(struct mg_policy *p, struct mg_connection_view *c)
+{
+    struct vm *vm = (struct vm *)p;
+    int answer = enter(vm, MG_EVENT_CONNECT, c->slot, 0, c);
+
+    if (answer < 0)
+        c->refused = 1;
+    settle(vm);
+    return answer > 0 ? MG_PARK : MG_MORE;
+}
+
+static void vm_wake(struct mg_policy *p, int ticket, int code)
+{
+    struct vm *vm = (struct vm *)p;
+
+    if (!vm->inside) {
+        mg_ticket_release(&vm->generation->tickets, ticket);
+        enter(vm, MG_EVENT_WAKE, (uint32_t)ticket, code, NULL);
+        settle(vm);
+        return;
+    }
+    if (vm->wake_count == vm->wake_room) {
+        unsigned room = vm->wake_room ? vm->wake_room * 2 : 64;
+        struct wake *more = realloc(vm->wakes, room * sizeof(*more));
+        if (!more)
+            return;                     /* that fiber never runs again; its exchange ends by its timeouts */
+        vm->wakes = more;
+        vm->wake_room = room;
+    }
+    vm->wakes[vm->wake_count++] = (struct wake){ ticket, code };
+}
+
+static void vm_gone(struct mg_policy *p, uint32_t slot)
+{
+    enter((struct vm *)p, MG_EVENT_GONE, slot, 0, NULL);
+    settle((struct vm *)p);
+}
+
+static void vm_finish(struct mg_policy *p, struct mg_view *x)
+{
+    struct vm *vm = (struct vm *)p;
+
+    mg_outside_end(vm->generation, x->task);
+    mg_fetch_end(vm->generation, x->task);
+    if (x->slot < vm->view_room)
+        vm->views[x->slot] = NULL;
+    enter(vm, MG_EVENT_FINISH, x->slot, 0, NULL);
+    settle(vm);
+}
+
+static void vm_closed(struct mg_policy *p, struct mg_connection_view *c)
+{
+    struct vm *vm = (struct vm *)p;
+
+    mg_outside_end(vm->generation, c->task);
+    mg_fetch_end(vm->generation, c->task);
+    enter(vm, MG_EVENT_CLOSED, c->slot, 0, NULL);
+    settle(vm);
+}
+
+static const struct mg_policy vm_policy = { vm_enter, vm_connect, vm_wake, vm_gone, vm_finish, vm_closed };
+
+/* ---- Loading. ---- */
+
+/* The message alone for what the library says of a declaration; with a traceback for everything else. */
+static int explain(lua_State *L)
+{
+    lua_Debug ar;
+
+    if (!lua_isstring(L, 1))
+        return 1;
+    if (lua_getstack(L, 1, &ar) && lua_getinfo(L, "S", &ar) && strncmp(ar.source, "@moongate/", 10) == 0)
+        return 1;
+    if (lua_getstack(L, 2, &ar) && lua_getinfo(L, "S", &ar) && strncmp(ar.source, "@moongate/", 10) == 0)
+        return 1;
+    luaL_traceback(L, L, lua_tostring(L, 1), 1);
+    return 1;
+}
+
+/* Where `require` looks: beside the script, in the build tree's scripts/, where make install puts them. */
+static void set_module_path(lua_State *L, const char *script)
+{
+    char exe[PATH_MAX] = "", copy[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+
+    if (n > 0)
+        exe[n] = '\0';
+    snprintf(copy, sizeof(copy), "%s", script);
+    const char *own = dirname(copy);
+    const char *built = dirname(exe);
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "path");
+    lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;%s/../scripts/?.lua;%s/../../scripts/?.lua;" MG_SCRIPTS_DIR "/?.lua;%s",
+                    own, own, built, built, lua_tostring(L, -1));
+    lua_setfield(L, -3, "path");
+    lua_pop(L, 2);
+}
+
+/* Calls require(name), leaving what it returns on the stack. 0, or the text of the error is there. */
+static int require(lua_State *L, const char *name)
+{
+    lua_getglobal(L, "require");
+    lua_pushstring(L, name);
+    return lua_pcall(L, 1, 1, 0);
+}
+
+/* Runs the function on the stack's top with `explain` as its handler. */
+static int run_explained(lua_State *L)
+{
+    lua_pushcfunction(L, explain);
+    lua_insert(L, -2);
+    int handler = lua_gettop(L) - 1;
+    int failed = lua_pcall(L, 0, 0, handler);
+    lua_remove(L, handler);
+    return failed;
+}
+
+static int load(struct vm *vm, const char *script)
+{
+    lua_State *L = vm->L;
+
+    luaL_openlibs(L);
+    lua_pushstring(L, mg_seam_text);
+    lua_setglobal(L, "MG_SEAM");
+    lua_pushlightuserdata(L, vm->generation);
+    lua_setglobal(L, "MG_GENERATION");
+    set_module_path(L, script);
+    lua_settop(L, 0);
+    if (require(L, "moongate.step"))
+        return -1;
+    assert(lua_gettop(L) == STEP);
+    if (luaL_loadfile(L, script) || run_explained(L))
+        return -1;
+    return require(L, "moongate.finish") || run_explained(L) ? -1 : 0;
+}
+
+static void close_vm(struct vm *vm)
+{
+    if (vm->L)
+        lua_close(vm->L);
+    mg_heap_free(&vm->heap);
+    free(vm->wakes);
+    free(vm->views);
+    free(vm);
+}
+
+static mg_slice keep_problem(const char *text)
+{
+    static char problem[8192];
+
+    snprintf(problem, sizeof(problem), "%s", text);
+    return mg_slice_of(problem);
+}
+
+enum mg_status mg_vm_load(struct mg_generation *g, const char *script, mg_slice *problem)
+{
+    struct vm *vm = calloc(1, sizeof(*vm));
+
+    if (!vm) {
+        *problem = keep_problem("out of memory");
+        return MG_MALFORMED;
+    }
+    vm->policy = vm_policy;
+    vm->generation = g;
+    vm->heap.most = (size_t)g->settings.memory_limit;
+    vm->L = lua_newstate(mg_heap_change, &vm->heap);
+    if (!vm->L || load(vm, script)) {
+        const char *text = vm->L ? lua_tostring(vm->L, -1) : NULL;
+        *problem = keep_problem(text ? text : "out of memory");
+        close_vm(vm);
+        return MG_MALFORMED;
+    }
+    lua_settop(vm->L, STEP);
+    mg_budget_learn();
+    vm->heap.most = (size_t)g->settings.memory_limit;
+    g->policy = &vm->policy;
+    return MG_OK;
+}
+
+void mg_vm_init(struct mg_generation *g)
+{
+    struct vm *vm = vm_of(g);
+    int answer = g->use_wants & MG_USE_INIT ? enter(vm, MG_EVENT_INIT, 0, 0, NULL) : 0;
+
+    if (answer <= 0 && !g->ready_known)
+        mg_generation_ready(g, answer < 0 ? MG_MALFORMED : MG_OK);
+    settle(vm);
+}
+
+void mg_vm_start(struct mg_generation *g)
+{
+    enter(vm_of(g), MG_EVENT_START, 0, 0, NULL);
+    settle(vm_of(g));
+}
+
+void mg_vm_close(struct mg_generation *g)
+{
+    struct vm *vm = vm_of(g);
+
+    if (g->use_wants & MG_USE_EXIT)
+        enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
+    mg_seam_end(g);
+    g->policy = NULL;
+    close_vm(vm);
+}
+
+void mg_vm_check(struct mg_generation *g)
+{
+    lua_State *L = vm_of(g)->L;
+
+    if (require(L, "moongate.check") || run_explained(L))
+        fprintf(stderr, "moongate: check: %s\n", lua_tostring(L, -1));
+    lua_settop(L, STEP);
+}
+
+double mg_vm_memory(const struct mg_generation *g)
+{
+    return (double)vm_of(g)->heap.used;
+}

@@ -1,0 +1,26 @@
+/* budget.h - what a run of a Lua VM may take of the CPU.
+ *
+ * budget.c and vm.c are the only files that know Lua's C API. A run that
+ * overdoes it is asked to stop by an error; if it does not (compiled loops and
+ * C functions look at no hook) it is left for good in the middle of what it
+ * does, and its VM can't be entered again.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct lua_State;
+
+/* What mg_budget_call says beyond lua_pcall's own values. */
+enum { MG_BUDGET_LEFT = 100 };
+
+/* The tick of the process's CPU clock begins; a run may take this many seconds. 0: no bound. */
+bool mg_budget_start(double seconds);
+/* Learns which code is whose; after a VM has been loaded, since modules may have come. */
+void mg_budget_learn(void);
+
+/* As lua_pcall without a handler. MG_BUDGET_LEFT: the VM is lost; only its heap may be freed. */
+int mg_budget_call(struct lua_State *L, int arguments, int results);
+/* Milliseconds of CPU that a run may take. */
+unsigned mg_budget_allowed(void);

@@ -1,0 +1,50 @@
+-- moongate - what `require "moongate"` gives to a script.
+local C = require "moongate.seam"
+local escape = require "moongate.escape"
+local fiber = require "moongate.fiber"
+local spawn = require "moongate.spawn"
+local timer = require "moongate.timer"
+
+---@class moongate
+local gate = {
+  -- These wait, without blocking the worker.
+  fetch = require("moongate.fetch").fetch,
+  connect = require("moongate.socket").connect,
+  resolve = require "moongate.resolve",
+  all = spawn.all,
+  any = spawn.any,
+  timeout = spawn.timeout,
+  spawn = spawn.spawn,
+  every = timer.every,
+  after = timer.after,
+
+  shared = require "moongate.shared",
+  log = require "moongate.log",
+  json = require "moongate.json",
+  base64 = require "moongate.base64",
+  escape = escape.escape,
+  unescape = escape.unescape,
+}
+
+--- Waits.
+---@param seconds number
+function gate.sleep(seconds)
+  if type(seconds) ~= "number" then error("gate.sleep takes a number of seconds, got a " .. type(seconds), 2) end
+  fiber.wait(C.mg_sleep(fiber.task(), seconds))
+end
+
+--- Seconds of a clock that only goes forward: for differences.
+---@return number
+function gate.now() return C.mg_now() end
+
+--- Unix time.
+---@return number
+function gate.time() return C.mg_time() end
+
+--- The number of this worker, from 0.
+---@return integer
+function gate.worker() return C.mg_worker_number() end
+
+for name, fn in pairs(require "moongate.declare") do gate[name] = fn end
+
+return gate

@@ -1,0 +1,13 @@
+-- moongate.declared - what the script has declared so far, as records with the place of each.
+--
+-- declare.lua files them, finish.lua hands them to the core, check.lua prints them.
+return {
+  set = {},           -- what gate.set was given
+  listens = {},       -- { address, backlog, trusted, limits, place }
+  upstreams = {},     -- { name, object, pointer, peers, balance, attempt, retry, place }; also by name and by object
+  routes = {},        -- { pattern, methods, name, policies, upstream, handler, limits, place, number }
+  by_number = {},     -- the core's number of a route -> its record
+  uses = {},          -- policies, as policy.lua makes them
+  place = nil,        -- of the last declaration
+  finished = false,   -- the top level has run: nothing can be declared any more
+}

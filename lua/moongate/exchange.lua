@@ -1,0 +1,105 @@
+-- moongate.exchange - the runtime's own record of an exchange: what its fibers share.
+--
+-- Records are used again with their slot. What policies hold (req, res, their
+-- headers) is made anew for each exchange and cut off from the core when it is
+-- over, so a policy that kept it reads an error, not freed memory.
+local ffi = require "ffi"
+local C = require "moongate.seam"
+local fiber = require "moongate.fiber"
+local state = require "moongate.state"
+
+local exchange = {}
+
+local view_pointer, uintptr = ffi.typeof "mg_view *", ffi.typeof "uintptr_t"
+local live = {}         -- slot -> record; over ones stay, with view = false
+local counts
+
+exchange.live = live
+
+local function task(x)
+  local view = x.view
+  return view and view.task
+end
+
+local function new_record()
+  return {
+    task = task,
+    view = false,       -- mg_view *
+    req = false,        -- what policies see; made when first needed
+    headers = false,    -- of req
+    res = false,        -- of the response that stands now
+    route = false,      -- state.routes' entry, once routed
+    reached = 0,        -- handle hooks: the deepest layer that has begun
+    responded = false,  -- the response hooks have run
+    producer = false,   -- function that makes the answer's body
+    filters = false,    -- own edits of the response's body, after the policies' hooks
+    opened = false,     -- sockets and fetches, as keys
+    ctx = false, args = false, params = false, cookies = false, query = false, fibers = nil,
+  }
+end
+
+--- The record of a slot, for the exchange that begins with this ENTER.
+function exchange.open(slot, pointer)
+  local x = live[slot]
+  if not x then
+    x = new_record()
+    live[slot] = x
+  end
+  x.view = ffi.cast(view_pointer, ffi.cast(uintptr, pointer))
+  counts = counts or C.mg_lua_count(state.generation)
+  counts.requests = counts.requests + 1
+  return x
+end
+
+--- The route's entry in state.routes. Only after routing.
+function exchange.find_route(x)
+  local route = state.routes[x.view.route]
+  x.route = route
+  return route
+end
+
+local function cut(object)
+  if object then object[1] = false end
+end
+
+--- Cuts `res` off: another response takes its place, or the exchange is over.
+function exchange.drop_response(x)
+  local res = x.res
+  if not res then return end
+  cut(rawget(res, "headers"))
+  res[1] = false
+  x.res = false
+end
+
+--- Nothing that was opened may be touched any more: the core has closed it.
+function exchange.drop_opened(owner)
+  local opened = owner.opened
+  if not opened then return end
+  for object in next, opened do object[1] = false end
+  owner.opened = false
+end
+
+--- The exchange is over.
+function exchange.close(x)
+  if x.res then exchange.drop_response(x) end
+  if x.headers then
+    x.headers[1] = false
+    x.headers = false
+  end
+  if x.req then
+    x.req[1] = false
+    x.req = false
+  end
+  if x.opened then exchange.drop_opened(x) end
+  x.view = false
+  x.route, x.reached, x.responded, x.producer, x.filters = false, 0, false, false, false
+  x.ctx, x.args, x.params, x.cookies, x.query = false, false, false, false, false
+  counts.requests = counts.requests - 1
+  if x.fibers then
+    fiber.cancel_all(x)
+    fiber.drain()
+    x.fibers = nil
+  end
+end
+
+return exchange

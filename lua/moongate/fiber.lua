@@ -1,0 +1,261 @@
+-- moongate.fiber - who waits for what.
+--
+-- A fiber is a pooled coroutine that runs policy code. It waits by naming a
+-- ticket, which the core answers once, or by parking until another fiber
+-- settles what it waits for. Either way it yields `mark`, and nothing else in
+-- the library resumes or yields. Fibers that were settled run when the one at
+-- work has stopped, never inside it.
+--
+-- An owner is what a fiber works for: an exchange, a connection, a timer. It is
+-- a table with task() and, while some of its fibers wait, a list of them.
+local C = require "moongate.seam"
+local state = require "moongate.state"
+local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
+local traceback = debug.traceback
+
+local fiber = {}
+
+local GONE = C.MG_GONE
+local POOL_MOST = 256
+local REFUSALS_MOST = 100
+
+local mark = {}         -- what a fiber yields that waits
+fiber.mark = mark
+
+--- What is raised in a fiber that can't wait any more: its client has left, or its work was cancelled.
+local gone = setmetatable({}, { __tostring = function() return "cancelled: the client has left, or time is up" end })
+fiber.gone = gone
+
+local current           -- the fiber that runs
+local waiting = {}      -- ticket -> fiber
+local pool, pooled = {}, 0
+local ready, values, first, last = {}, {}, 1, 0    -- settled: a queue
+local serials = 0
+local counts            -- mg_lua_counts, once somebody waits
+
+--- The fiber that runs now, or nil.
+function fiber.current() return current end
+
+local function count(by)
+  counts = counts or C.mg_lua_count(state.generation)
+  counts.fibers = counts.fibers + by
+end
+
+-- A fiber that waits is in its owner's list until it ends.
+local function link(f)
+  local owner = f.owner
+  f.next = owner.fibers
+  if f.next then f.next.previous = f end
+  owner.fibers = f
+  f.linked = true
+  count(1)
+end
+
+local function unlink(f)
+  local before, after = f.previous, f.next
+  if before then before.next = after else f.owner.fibers = after end
+  if after then after.previous = before end
+  f.previous, f.next, f.linked = nil, nil, false
+  count(-1)
+end
+
+local function serve(f)
+  while true do
+    f.work(f.a, f.b)
+    yield()
+  end
+end
+
+-- The fiber has ended: back to the pool, and its starter is told.
+local function finish(f, ok, problem)
+  local ended, waited, trace = f.ended, f.linked, nil
+  if waited then unlink(f) end
+  if not ok and problem ~= gone then trace = traceback(f.co, tostring(problem)) end
+  if ended then ended(f, ok, problem, trace, waited) end
+  f.owner, f.work, f.a, f.b, f.ended, f.phase, f.entry, f.gone = nil, nil, nil, nil, nil, nil, nil, nil
+  if ok and pooled < POOL_MOST then
+    pooled = pooled + 1
+    pool[pooled] = f
+  end
+end
+
+-- Runs f until it waits (true) or ends.
+local function run(f, value)
+  local before = current
+  current = f
+  local ok, word = resume(f.co, value)
+  current = before
+  if word == mark and ok then
+    if not f.linked then link(f) end
+    return true
+  end
+  finish(f, ok, word)
+  return false
+end
+
+local function take(owner, work, a, b, ended)
+  local f = pool[pooled]
+  if f then
+    pool[pooled] = nil
+    pooled = pooled - 1
+  else
+    f = { co = create(serve), linked = false, parked = 0 }
+  end
+  f.owner, f.work, f.a, f.b, f.ended = owner, work, a, b, ended
+  return f
+end
+
+--- Runs work(a, b) in a fiber until it ends or waits. `ended(f, ok, problem, trace, waited)` is called in any case,
+--- when it ends; problem is fiber.gone, without a trace, if it was cancelled. `phase` is for ended.
+---@return boolean at_work
+function fiber.start(owner, phase, work, a, b, ended)
+  local f = take(owner, work, a, b, ended)
+  f.phase = phase
+  return run(f, f)
+end
+
+--- The same, but it begins when the fiber that runs now has stopped.
+function fiber.later(owner, work, a, b, ended)
+  local f = take(owner, work, a, b, ended)
+  f.beginning = true
+  link(f)
+  last = last + 1
+  ready[last], values[last] = f, f
+  return f
+end
+
+-- Further waits fail at once; one that goes on trying is left behind.
+local function refuse(f)
+  f.gone = (f.gone or 0) + 1
+  while f.gone > REFUSALS_MOST do yield(mark) end
+  error(gone, 0)
+end
+
+local function misplaced()
+  error("this can wait, so it works in hooks, handlers and timers only, not at the top level of the script", 4)
+end
+
+--- The task of the fiber that runs, for calls that take one.
+function fiber.task()
+  local f = current
+  if not f then misplaced() end
+  if f.gone then refuse(f) end
+  return f.owner:task() or refuse(f)
+end
+
+--- Who owns what the running fiber opens.
+function fiber.owner()
+  return (current or misplaced()).owner
+end
+
+-- As wait, but hands out MG_GONE too, so that the caller can tidy up and call fiber.stop().
+local function await(ticket)
+  if ticket <= 0 then return ticket end
+  local f = current
+  if f.gone then
+    C.mg_ticket_cancel(f.owner:task(), ticket)
+    return GONE
+  end
+  waiting[ticket] = f
+  f.ticket = ticket
+  return yield(mark)
+end
+fiber.await = await
+
+--- Ends the running fiber's work as cancelled.
+function fiber.stop()
+  refuse(current)
+end
+
+--- Waits until the core has answered `ticket`; at once for 0 or an error.
+---@param ticket integer what a call of the core returned
+---@return integer code MG_OK or above, or below 0 an error; MG_GONE is raised
+function fiber.wait(ticket)
+  if ticket == 0 then return 0 end
+  local code = await(ticket)
+  if code == GONE then refuse(current) end
+  return code
+end
+
+--- A promise of the running fiber: give both to whoever will call fiber.settle, then fiber.park().
+---@return table f, integer serial
+function fiber.promise()
+  local f = current
+  if not f then misplaced() end
+  if f.gone then refuse(f) end
+  serials = serials + 1
+  f.parked = serials
+  return f, serials
+end
+
+--- Waits until the promise is settled.
+---@return any value MG_GONE if the work was cancelled: tidy up, then fiber.stop()
+function fiber.park()
+  return yield(mark)
+end
+
+-- Takes f off what it waits for.
+local function release(f)
+  local ticket = f.ticket
+  f.parked = 0
+  if ticket then
+    f.ticket, waiting[ticket] = nil, nil
+    local task = f.owner:task()
+    if task then C.mg_ticket_cancel(task, ticket) end
+  end
+end
+
+--- Answers a promise: the fiber goes on with `value`, soon. Does nothing if it waits no more.
+function fiber.settle(f, serial, value)
+  if f.parked ~= serial then return false end
+  release(f)
+  last = last + 1
+  ready[last], values[last] = f, value
+  return true
+end
+
+--- Raises fiber.gone where f waits, soon; its further waits fail at once.
+function fiber.cancel(f)
+  if not f.linked or f.gone then return end
+  f.gone = 0
+  if f.beginning then return end
+  release(f)
+  last = last + 1
+  ready[last], values[last] = f, GONE
+end
+
+--- Cancels all fibers of an owner that wait; `parked`: only those that wait for no ticket.
+function fiber.cancel_all(owner, parked)
+  local f = owner.fibers
+  while f do
+    if not parked or not f.ticket then fiber.cancel(f) end
+    f = f.next
+  end
+end
+
+--- Runs what was settled, until nothing is left.
+function fiber.drain()
+  while first <= last do
+    local f, value = ready[first], values[first]
+    ready[first], values[first] = nil, nil
+    first = first + 1
+    if not f.beginning then
+      run(f, value)
+    else
+      f.beginning = nil
+      if f.gone then finish(f, true, nil) else run(f, value) end
+    end
+  end
+  first, last = 1, 0
+end
+
+--- The core has answered a ticket.
+function fiber.wake(ticket, code)
+  local f = waiting[ticket]
+  if not f then return end
+  waiting[ticket], f.ticket = nil, nil
+  f.parked = 0
+  run(f, code)
+end
+
+return fiber

@@ -1,0 +1,177 @@
+-- moongate.peer - peers and upstreams as policies see them.
+--
+-- object[1] is the core's pointer. One object stands for one peer or upstream as
+-- long as the generation lives, so == works and policies may use them as keys.
+local ffi = require "ffi"
+local C = require "moongate.seam"
+local state = require "moongate.state"
+local text = ffi.string
+
+local peer = {}
+
+local intptr = ffi.typeof "intptr_t"
+local peers = {}            -- address of an mg_peer -> object
+local upstreams = {}        -- address of an mg_upstream -> object
+local address, zone, weight = ffi.new "mg_slice", ffi.new "mg_slice", ffi.new "double[1]"
+
+local function number_of(pointer)
+  return tonumber(ffi.cast(intptr, pointer))
+end
+
+---@class moongate.Peer
+---@field address string as declared
+---@field weight number
+---@field zone string?
+---@field active integer requests in flight, over all workers
+---@field latency number seconds to the response's head, averaged; 0 if there was none yet
+---@field failures integer in a row
+---@field healthy boolean
+---@field meta table? as declared
+local peer_methods, peer_readers = {}, {}
+
+function peer_readers.active(p) return C.mg_peer_active(p) end
+function peer_readers.latency(p) return C.mg_peer_look(p).latency end
+function peer_readers.failures(p) return C.mg_peer_look(p).failures end
+function peer_readers.healthy(p) return C.mg_peer_look(p).healthy ~= 0 end
+
+--- Takes no new requests from now on; drain(false) ends that.
+---@param on? boolean
+function peer_methods:drain(on)
+  C.mg_peer_drain(self[1], on ~= false)
+end
+
+--- Takes the peer out of its upstream, for good.
+function peer_methods:remove()
+  C.mg_peer_remove(self[1])
+end
+
+local peer_meta = {
+  __index = function(self, key)
+    local read = peer_readers[key]
+    if read then return read(self[1]) end
+    return peer_methods[key]
+  end,
+  __newindex = function(_, key) error(("a peer's %s can't be assigned"):format(tostring(key)), 2) end,
+  __tostring = function(self) return self.address end,
+}
+
+local function new_peer(pointer, meta)
+  C.mg_peer_about(pointer, address, zone, weight)
+  local p = setmetatable({
+    pointer, address = text(address.ptr, address.len), weight = weight[0], meta = meta,
+    zone = zone.len > 0 and text(zone.ptr, zone.len) or nil,
+  }, peer_meta)
+  peers[number_of(pointer)] = p
+  return p
+end
+
+--- The object of an mg_peer.
+function peer.of(pointer)
+  return peers[number_of(pointer)] or new_peer(pointer)
+end
+
+function peer.is(value)
+  return getmetatable(value) == peer_meta
+end
+
+---@class moongate.Upstream
+---@field name string
+---@field peers moongate.Peer[] all of them, in the order of declaration
+local upstream_methods = {}
+
+--- Adds a peer while traffic flows.
+---@param new string|{ [1]: string, weight?: number, meta?: table } "host:port", or a table that begins with it
+---@return moongate.Peer? peer, string? reason
+function upstream_methods:add(new)
+  if type(new) == "string" then new = { new } end
+  if type(new) ~= "table" or type(new[1]) ~= "string" then
+    error("upstream:add takes an address, or a table that begins with one", 2)
+  end
+  local pointer = C.mg_upstream_add(self[1], new[1], #new[1], new.weight or 1)
+  if pointer == nil then return nil, ('"%s" can\'t be a peer'):format(new[1]) end
+  peers[number_of(pointer)] = nil
+  return new_peer(pointer, new.meta)
+end
+
+local function all_peers(u)
+  local list = {}
+  for i = 0, C.mg_upstream_count(u) - 1 do list[i + 1] = peer.of(C.mg_upstream_peer(u, i)) end
+  return list
+end
+
+local upstream_meta = {
+  __index = function(self, key)
+    if key == "peers" then return all_peers(self[1]) end
+    return upstream_methods[key]
+  end,
+  __newindex = function(_, key) error(("an upstream's %s can't be assigned"):format(tostring(key)), 2) end,
+  __tostring = function(self) return self.name end,
+}
+
+--- The object of a declared upstream, whose peers have these `meta`s.
+function peer.upstream_new(name, pointer, metas)
+  local u = setmetatable({ pointer, name = name, version = false, candidates = false }, upstream_meta)
+  upstreams[number_of(pointer)] = u
+  for i = 0, C.mg_upstream_count(pointer) - 1 do
+    local p = C.mg_upstream_peer(pointer, i)
+    peers[number_of(p)] = nil
+    new_peer(p, metas[i + 1])
+  end
+  return u
+end
+
+--- The object of an mg_upstream.
+function peer.upstream_of(pointer)
+  return upstreams[number_of(pointer)]
+end
+
+function peer.is_upstream(value)
+  return getmetatable(value) == upstream_meta
+end
+
+--- An upstream's object, by itself or by its name.
+function peer.find_upstream(value)
+  if type(value) == "string" then return state.upstreams[value] end
+  return peer.is_upstream(value) and value or nil
+end
+
+local function eligible(view, u)
+  local list, n = {}, 0
+  for i = 0, C.mg_upstream_count(u) - 1 do
+    local pointer = C.mg_upstream_peer(u, i)
+    if C.mg_peer_eligible(view, pointer) then
+      n = n + 1
+      list[n] = peer.of(pointer)
+    end
+  end
+  return list
+end
+
+local function healthy(pointer)
+  local list, n = {}, 0
+  for i = 0, C.mg_upstream_count(pointer) - 1 do
+    local p = C.mg_upstream_peer(pointer, i)
+    local look = C.mg_peer_look(p)
+    if look.healthy ~= 0 and look.draining == 0 then
+      n = n + 1
+      list[n] = peer.of(p)
+    end
+  end
+  return list
+end
+
+--- The peers that a balance hook may pick from: a list that all first tries share, or one of a retry's own.
+function peer.candidates(view)
+  local pointer = view.upstream
+  if view.tries ~= 0 then return eligible(view, pointer) end
+  local u = upstreams[number_of(pointer)]
+  local version = C.mg_upstream_version(pointer)
+  if u.version ~= version then
+    rawset(u, "candidates", healthy(pointer))
+    rawset(u, "version", version)
+  end
+  local list = u.candidates
+  return list[1] and list or eligible(view, pointer)
+end
+
+return peer

@@ -1,0 +1,77 @@
+-- moongate.timer - gate.every and gate.after: work of the generation, at its time.
+local C = require "moongate.seam"
+local fiber = require "moongate.fiber"
+local log = require "moongate.log"
+local owner = require "moongate.owner"
+local state = require "moongate.state"
+
+---@class moongate.Timer
+local timer = {}
+timer.__index = timer
+
+local declared = {}     -- at the top level: they begin with START
+
+local function explain(problem)
+  if problem == fiber.gone then return problem end
+  return debug.traceback(tostring(problem), 2)
+end
+
+local function tick(self)
+  repeat
+    self.sleeping = true
+    fiber.wait(C.mg_sleep(fiber.task(), self.seconds))
+    self.sleeping = false
+    if self.stopped then return end
+    local ok, problem = xpcall(self.fn, explain)
+    if problem == fiber.gone then return end
+    if not ok then log.error(self.name .. ": " .. problem) end
+  until self.once or self.stopped
+end
+
+local function ended(f)
+  f.a.owner:close()
+end
+
+local function begin(self)
+  self.owner = owner.new()
+  if self.owner then self.fiber = fiber.later(self.owner, tick, self, nil, ended) end
+end
+
+--- No further run; one that is under way goes on.
+function timer:stop()
+  self.stopped = true
+  if self.sleeping then fiber.cancel(self.fiber) end
+end
+
+local function new(name, seconds, fn, once)
+  if type(seconds) ~= "number" or seconds ~= seconds or seconds < 0 or (seconds == 0 and not once) then
+    error(("%s: the seconds must be a number%s, got %s"):format(name, once and "" or " above 0", tostring(seconds)), 3)
+  end
+  if type(fn) ~= "function" then error(name .. ": a function is needed, got a " .. type(fn), 3) end
+  local self = setmetatable({ name = name, seconds = seconds, fn = fn, once = once, stopped = false }, timer)
+  if state.in_force then begin(self) else declared[#declared + 1] = self end
+  return self
+end
+
+--- Calls fn every `seconds`, in each worker; the next wait begins when fn has ended.
+---@param seconds number
+---@param fn fun()
+---@return moongate.Timer
+function timer.every(seconds, fn) return new("gate.every", seconds, fn, false) end
+
+--- Calls fn once, `seconds` from now; at the top level: from when the generation is in force.
+---@param seconds number
+---@param fn fun()
+---@return moongate.Timer
+function timer.after(seconds, fn) return new("gate.after", seconds, fn, true) end
+
+--- The generation is in force.
+function timer.start()
+  state.in_force = true
+  for _, self in ipairs(declared) do
+    if not self.stopped then begin(self) end
+  end
+  declared = {}
+end
+
+return timer
