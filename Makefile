@@ -1,0 +1,159 @@
+# Moongate's build. `make help` lists the targets; SANITIZE=1 and COVERAGE=1 build the same into folders of their own.
+
+PREFIX   ?= /usr/local
+OPTIMISE ?= $(if $(SANITIZE),-O1,-O2) -g
+BUILD    := build$(if $(SANITIZE),/sanitize)$(if $(COVERAGE),/coverage)
+T        ?= t
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+# From the ground up: a file may call only those before it (t/test_arrows.py).
+SRC := base/text base/clock base/log base/arena base/block \
+       net/address net/resolve net/transport \
+       http/uri http/message http/head http/framing http/h1_write http/h1 \
+       proxy/shared proxy/dict proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
+       proxy/relay proxy/forward proxy/access proxy/engine proxy/attempt proxy/exchange \
+       script/outside script/fetch script/seam script/heap script/budget script/vm \
+       server/listener server/channel server/worker server/control server/master server/main
+OBJ := $(SRC:%=$(BUILD)/core/%.o)
+LUA := $(shell find lua -name '*.lua')
+FUZZ := $(basename $(notdir $(wildcard t/fuzz/*.c)))
+EMBEDDED := $(LUA:%.lua=$(BUILD)/%.o) $(BUILD)/seam_text.o
+
+PACKAGES := luajit openssl libcares
+FLAGS_OF := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+LIBS_OF  := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
+VERSION  := 0.1.0
+CPPFLAGS += -iquote include -D_GNU_SOURCE -DMG_VERSION='"$(VERSION)"' $(FLAGS_OF)
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes \
+            -Wwrite-strings -Wundef -Wvla -Wformat=2
+CFLAGS  += -std=gnu11 $(OPTIMISE) $(WARNINGS) -fPIE -fno-strict-aliasing -fstack-protector-strong -MMD -MP
+LDFLAGS += -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--export-dynamic
+LDLIBS  += $(LIBS_OF) -lev -lhttp_parser -lm -lpthread
+SANITIZERS ?= address,undefined
+ifdef SANITIZE
+CFLAGS  += -fsanitize=$(SANITIZERS) -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+LDFLAGS += -fsanitize=$(SANITIZERS)
+else
+CPPFLAGS += -D_FORTIFY_SOURCE=2
+endif
+ifdef COVERAGE
+CFLAGS  += --coverage
+LDFLAGS += --coverage
+endif
+
+all: $(BUILD)/moongate
+.PHONY: all run test bench lint format install uninstall clean help print-objects FORCE \
+        deps deps-test deps-lint deps-bench fuzz fuzz-build $(FUZZ:%=fuzz-%)
+.DELETE_ON_ERROR:
+
+# The objects themselves, no archive: FFI and require look symbols up by name, so all of them must be there.
+$(BUILD)/moongate: $(OBJ) $(EMBEDDED) Makefile
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) $(EMBEDDED) $(LDLIBS)
+$(BUILD)/libmoongate.a: $(filter-out %/main.o,$(OBJ)) $(BUILD)/seam_text.o
+	@rm -f $@
+	$(AR) rcs $@ $^
+$(BUILD)/core/%.o: core/%.c | $(BUILD)/found
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+-include $(OBJ:.o=.d)
+
+# Bytecode with line numbers; compiled inside lua/, so that a traceback says moongate/fiber.lua.
+$(BUILD)/lua/%.o: lua/%.lua | $(BUILD)/found
+	@mkdir -p $(@D)
+	cd lua && luajit -b -g -t o -n $(subst /,.,$(*:%/init=%)) $*.lua $(abspath $@)
+# seam.h as LuaJIT's ffi.cdef reads it: slice.h in front, no preprocessor lines.
+$(BUILD)/seam_text.c: include/slice.h include/seam.h
+	@mkdir -p $(@D)
+	(echo 'extern const char mg_seam_text[];'; echo 'const char mg_seam_text[] ='; \
+	 sed -e '/^#/d' -e 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/' $^; echo ';') > $@
+$(BUILD)/seam_text.o: $(BUILD)/seam_text.c
+	$(CC) -std=gnu11 -fPIE -c -o $@ $<
+
+# Where ready-made policies are once installed: known to vm.c alone, which is compiled anew when PREFIX changes.
+$(BUILD)/core/script/vm.o: CPPFLAGS += -DMG_SCRIPTS_DIR='"$(PREFIX)/share/moongate/scripts"'
+$(BUILD)/core/script/vm.o: $(BUILD)/prefix
+$(BUILD)/prefix: FORCE
+	@mkdir -p $(@D)
+	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' > $@
+$(BUILD)/found:
+	@mkdir -p $(@D)
+	@printf '#include <%s>\n' luajit.h ev.h http_parser.h ares.h openssl/ssl.h | \
+	 $(CC) $(CPPFLAGS) -fsyntax-only -x c - && command -v luajit > $@ || \
+	 { echo 'libraries are missing: run `make deps`'; exit 1; }
+
+# Debian's packages. Asks for rights only if something is missing.
+DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-parser-dev libc-ares-dev libssl-dev \
+        lua-cjson
+DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server
+DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
+DEPS_BENCH := nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3
+missing = $(filter-out $(shell dpkg-query -W -f '$${db:Status-Status}:$${Package}\n' $(1) 2>/dev/null | \
+                       sed -n 's/^installed://p'),$(1))
+define install
+	@$(if $(call missing,$(1)),$(if $(shell id -u | grep -x 0),,sudo )sh -c ' \
+	 export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; apt-get -q update && \
+	 apt-get install -qy --no-install-recommends $(call missing,$(1))',:)
+endef
+deps:
+	$(call install,$(DEPS))
+deps-test:
+	$(call install,$(DEPS) $(DEPS_TEST))
+deps-lint:
+	$(call install,$(DEPS) $(DEPS_LINT))
+deps-bench:
+	$(call install,$(DEPS) $(DEPS_BENCH))
+	@t/bench/setup build/bench
+
+run: deps
+	@$(MAKE) --no-print-directory all
+	exec $(BUILD)/moongate scripts/demo.lua
+test: deps-test
+	@$(MAKE) --no-print-directory all $(BUILD)/libmoongate.a
+	MOONGATE_BINARY=$(CURDIR)/$(BUILD)/moongate SANITIZE=$(SANITIZE) /usr/bin/python3 -m pytest \
+	 -q -n 2 --timeout=120 -o cache_dir=$(CURDIR)/build/pytest $(T)
+bench: deps-bench
+	@$(MAKE) --no-print-directory all
+	t/bench/run $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# A fuzz target is t/fuzz/NAME.c, its seeds t/fuzz/corpus/NAME/, its words t/fuzz/NAME.dict.
+FUZZ_SECONDS ?= 10
+fuzz: $(FUZZ:%=fuzz-%)
+fuzz-build: deps-lint
+	@$(MAKE) --no-print-directory CC=clang BUILD=build/fuzz SANITIZE=1 SANITIZERS=address,undefined,fuzzer-no-link \
+	 $(FUZZ:%=build/fuzz/%)
+$(FUZZ:%=fuzz-%): fuzz-%: fuzz-build
+	@mkdir -p build/fuzz/corpus/$*
+	cd build/fuzz && ./$* -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 -close_fd_mask=1 \
+	 $(patsubst %,-dict=../../%,$(wildcard t/fuzz/$*.dict)) corpus/$* $(patsubst %,../../%,$(wildcard t/fuzz/corpus/$*))
+build/fuzz/%: t/fuzz/%.c $(BUILD)/libmoongate.a
+	$(CC) $(CPPFLAGS) $(CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(BUILD)/libmoongate.a $(LDLIBS)
+
+C_FILES = $(wildcard core/*/*.c include/*.h t/unit/*.c t/unit/*.h t/fuzz/*.c t/fuzz/*.h t/bench/src/*.c)
+lint: deps-lint
+	clang-format --dry-run -Werror $(C_FILES)
+	@! grep -nE '.{121}' $(C_FILES) || { echo 'lines over 120 columns'; exit 1; }
+	cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability --inline-suppr \
+	 --suppressions-list=.cppcheck --std=c11 -D_GNU_SOURCE -DMG_SCRIPTS_DIR='""' -Iinclude core
+	printf '%s\n' $(SRC:%=core/%.c) | xargs -P $(shell nproc) -I {} \
+	 clang-tidy --quiet --warnings-as-errors='*' {} -- $(CPPFLAGS) -std=gnu11 -DMG_SCRIPTS_DIR='""'
+	luacheck --quiet lua scripts t
+format:
+	clang-format -i $(C_FILES)
+
+install: all
+	install -D -m 755 $(BUILD)/moongate $(DESTDIR)$(PREFIX)/bin/moongate
+	find scripts -name '*.lua' -exec install -D -m 644 {} $(DESTDIR)$(PREFIX)/share/moongate/{} \;
+uninstall:
+	rm -rf $(DESTDIR)$(PREFIX)/bin/moongate $(DESTDIR)$(PREFIX)/share/moongate
+clean:
+	rm -rf build
+print-objects:
+	@printf '%s\n' $(OBJ)
+help:
+	@echo 'make             build/moongate            make test    all tests (T=t/test_x.py: these; SANITIZE=1)'
+	@echo 'make run         builds and runs the demo  make fuzz    every fuzz target (fuzz-NAME: one; FUZZ_SECONDS=10)'
+	@echo 'make deps        installs the libraries    make bench   beside the peers (ONLY=small,c1000 ROUNDS=5)'
+	@echo 'make install     PREFIX=/usr/local DESTDIR make lint    style and static checks; make format mends style'
+	@echo 'make uninstall, make clean'

@@ -1,0 +1,354 @@
+/* listener.c - accepts connections and starts a codec on each.
+ *
+ * Running out of descriptors or memory must not cost more than the connection
+ * that can't be had: accepting pauses, which is told once, and goes on when
+ * something is freed. */
+#include "listener.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <ev.h>
+
+#include "exchange.h"
+#include "h1.h"
+#include "log.h"
+#include "transport.h"
+
+enum { ACCEPTS_A_TURN = 64 };
+static const double PAUSE = 0.1;        /* seconds until accepting is tried again */
+
+struct mg_listener {
+    struct ev_loop *loop;
+    const struct mg_listen *listen;
+    struct mg_h1_settings settings;
+    ev_io accept;
+    ev_timer pause;
+    unsigned connections;
+    bool started, full;                 /* full: at max_connections */
+};
+
+/* One connection from a client. */
+struct client {
+    struct client *next, *previous;
+    struct mg_listener *listener;
+    struct mg_carrier *carrier;         /* NULL while it is in its connect phase */
+    struct mg_transport *transport;     /* only then */
+    struct mg_connecting *connecting;
+};
+
+static struct client *clients;
+static unsigned connections;
+static bool draining, told_out;
+
+unsigned mg_listener_connections(void)
+{
+    return connections;
+}
+
+static void pause_accepting(struct mg_listener *l)
+{
+    ev_io_stop(l->loop, &l->accept);
+    ev_timer_set(&l->pause, PAUSE, 0);
+    ev_timer_start(l->loop, &l->pause);
+}
+
+static void resume_accepting(struct mg_listener *l)
+{
+    const mg_limits *limits = &l->listen->limits;
+
+    l->full = limits->max_connections && l->connections >= limits->max_connections;
+    if (l->started && !l->full && !ev_is_active(&l->accept))
+        ev_io_start(l->loop, &l->accept);
+}
+
+static void on_pause(struct ev_loop *loop, ev_timer *w, int events)
+{
+    (void)loop;
+    (void)events;
+    resume_accepting(w->data);
+}
+
+/* ---- One connection. ---- */
+
+static void forget(struct client *c)
+{
+    struct mg_listener *l = c->listener;
+
+    if (c->previous)
+        c->previous->next = c->next;
+    else
+        clients = c->next;
+    if (c->next)
+        c->next->previous = c->previous;
+    free(c);
+    connections--;
+    l->connections--;
+    told_out = false;
+    if (l->full)
+        resume_accepting(l);
+}
+
+static void on_stream(struct mg_carrier *carrier, struct mg_stream *s, const struct mg_message *request, bool last)
+{
+    mg_exchange_open(s, request, last, &((struct client *)carrier->owner)->listener->listen->limits);
+}
+
+static void on_closed(struct mg_carrier *carrier)
+{
+    forget(carrier->owner);
+}
+
+static const struct mg_carrier_events carrier_events = { .on_stream = on_stream, .on_closed = on_closed };
+
+static void serve(struct client *c, struct mg_transport *t, const struct mg_peer_info *info)
+{
+    c->transport = NULL;
+    c->carrier = mg_h1_serve(t, &c->listener->settings, info, &carrier_events, c);
+    if (!c->carrier)
+        forget(c);
+    else if (draining)
+        c->carrier->ops->drain(c->carrier);
+}
+
+/* ---- The connect phase. ---- */
+
+struct greeting {
+    struct mg_connecting connecting;    /* first */
+    struct client *client;
+    struct mg_peer_info info;
+    char ip[INET6_ADDRSTRLEN], local_ip[INET6_ADDRSTRLEN];
+};
+
+static void end_greeting(struct greeting *g)
+{
+    struct mg_generation *generation = g->connecting.task.generation;
+
+    mg_task_end(&g->connecting.task);
+    generation->policy->closed(generation->policy, &g->connecting.view);
+    mg_slot_give(&generation->connection_slots, g->connecting.view.slot);
+    free(g);
+}
+
+static void greeted(struct mg_connecting *connecting)
+{
+    struct greeting *g = (struct greeting *)connecting;
+    struct client *c = g->client;
+    struct mg_peer_info info = g->info;
+    bool refused = connecting->view.refused;
+
+    c->connecting = NULL;
+    end_greeting(g);
+    if (!refused) {
+        serve(c, c->transport, &info);
+        return;
+    }
+    c->transport->ops->close(c->transport, false);
+    forget(c);
+}
+
+static void greet(struct client *c, const struct mg_peer_info *info)
+{
+    struct mg_generation *generation = mg_generation_now;
+    struct greeting *g = calloc(1, sizeof(*g));
+
+    if (!g) {
+        c->transport->ops->close(c->transport, true);
+        forget(c);
+        return;
+    }
+    g->client = c;
+    g->info = *info;
+    c->connecting = &g->connecting;
+    mg_task_init(&g->connecting.task, generation);
+    g->connecting.done = greeted;
+    g->connecting.view = (mg_connection_view){
+        .task = &g->connecting.task,
+        .ip = { g->ip, (uint32_t)mg_endpoint_print(&info->client, g->ip) },
+        .local_ip = { g->local_ip, (uint32_t)mg_endpoint_print(&info->local, g->local_ip) },
+        .port = info->client.port,
+        .local_port = info->local.port,
+        .accepted = mg_clock_wall(),
+        .slot = mg_slot_take(&generation->connection_slots),
+    };
+    if (generation->policy->connect(generation->policy, &g->connecting.view) == MG_MORE)
+        greeted(&g->connecting);
+}
+
+/* ---- Accepting. ---- */
+
+static bool is_trusted(const struct mg_listen *listen, const struct mg_address *a)
+{
+    for (unsigned i = 0; i < listen->trusted_count; i++)
+        if (mg_network_has(&listen->trusted[i], a))
+            return true;
+    return false;
+}
+
+/* The wildcard address does not say where a connection came in; its socket does. */
+static struct mg_endpoint local_end(int fd, const struct mg_listen *listen)
+{
+    struct mg_address a = listen->address;
+    bool any = (a.any.sa_family == AF_INET && a.ip4.sin_addr.s_addr == INADDR_ANY) ||
+               (a.any.sa_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&a.ip6.sin6_addr));
+
+    if (any) {
+        a.len = sizeof(a.path);
+        if (getsockname(fd, &a.any, &a.len) != 0)
+            a = listen->address;
+    }
+    return mg_endpoint_of(&a);
+}
+
+static void begin(struct mg_listener *l, int fd, const struct mg_address *a)
+{
+    bool tcp = a->any.sa_family != AF_UNIX;
+    struct mg_peer_info info = {
+        .client = mg_endpoint_of(a),
+        .local = local_end(fd, l->listen),
+        .trusted = is_trusted(l->listen, a),
+        .accepted = mg_clock_now(),
+    };
+    struct mg_transport *t = mg_transport_accepted(fd, tcp);
+    struct client *c = t ? calloc(1, sizeof(*c)) : NULL;
+
+    if (!c) {
+        if (t)
+            t->ops->close(t, true);
+        return;
+    }
+    *c = (struct client){ .next = clients, .listener = l, .transport = t };
+    if (clients)
+        clients->previous = c;
+    clients = c;
+    connections++;
+    l->connections++;
+    if (mg_generation_now->use_wants & MG_USE_CONNECT)
+        greet(c, &info);
+    else
+        serve(c, t, &info);
+}
+
+static void tell_out(void)
+{
+    struct rlimit limit = { 0 };
+
+    if (told_out)
+        return;
+    told_out = true;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    mg_log(MG_LOG_WARN, "out of file descriptors: no connections are accepted until some are free (the limit is %llu; raise it "
+                        "with ulimit -n or LimitNOFILE=)", (unsigned long long)limit.rlim_cur);
+}
+
+/* False when there is nothing more to accept now. */
+static bool accept_one(struct mg_listener *l)
+{
+    struct mg_address a = { .len = sizeof(a.path) };
+    int fd = accept4(l->accept.fd, &a.any, &a.len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+    if (fd >= 0) {
+        begin(l, fd, &a);
+        return true;
+    }
+    switch (errno) {
+    case ECONNABORTED:
+    case EINTR:
+        return true;
+    case EMFILE:
+    case ENFILE:
+        tell_out();
+        pause_accepting(l);
+        return false;
+    case ENOBUFS:
+    case ENOMEM:
+        mg_log(MG_LOG_WARN, "out of memory for a connection");
+        pause_accepting(l);
+        return false;
+    default:
+        return false;
+    }
+}
+
+static void on_accept(struct ev_loop *loop, ev_io *w, int events)
+{
+    struct mg_listener *l = w->data;
+    const mg_limits *limits = &l->listen->limits;
+
+    (void)events;
+    for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+        if (limits->max_connections && l->connections >= limits->max_connections) {
+            l->full = true;
+            ev_io_stop(loop, w);
+            return;
+        }
+        if (!accept_one(l))
+            return;
+    }
+}
+
+/* ---- Listeners. ---- */
+
+struct mg_listener *mg_listener_new(struct ev_loop *loop, int fd, const struct mg_listen *listen)
+{
+    struct mg_listener *l = calloc(1, sizeof(*l));
+
+    if (!l)
+        return NULL;
+    l->loop = loop;
+    l->listen = listen;
+    l->settings = (struct mg_h1_settings){ &listen->limits, listen->times, &draining };
+    ev_io_init(&l->accept, on_accept, fd, EV_READ);
+    ev_timer_init(&l->pause, on_pause, PAUSE, 0);
+    l->accept.data = l->pause.data = l;
+    return l;
+}
+
+void mg_listener_start(struct mg_listener *l)
+{
+    l->started = true;
+    ev_io_start(l->loop, &l->accept);
+}
+
+void mg_listener_stop(struct mg_listener *l)
+{
+    if (!l->started)
+        return;
+    l->started = false;
+    ev_io_stop(l->loop, &l->accept);
+    ev_timer_stop(l->loop, &l->pause);
+    close(l->accept.fd);
+}
+
+void mg_listener_free(struct mg_listener *l)
+{
+    mg_listener_stop(l);
+    free(l);
+}
+
+void mg_listener_drain(void)
+{
+    draining = true;
+    for (struct client *c = clients, *next; c; c = next) {
+        next = c->next;
+        if (c->carrier)
+            c->carrier->ops->drain(c->carrier);
+    }
+}
+
+void mg_listener_close(void)
+{
+    for (struct client *c = clients, *next; c; c = next) {
+        next = c->next;
+        if (c->carrier) {
+            c->carrier->ops->close(c->carrier);
+            continue;
+        }
+        end_greeting((struct greeting *)c->connecting);
+        c->transport->ops->close(c->transport, true);
+        forget(c);
+    }
+}

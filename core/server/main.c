@@ -1,0 +1,165 @@
+/* main.c - the command line. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <ev.h>
+
+#include "clock.h"
+#include "control.h"
+#include "log.h"
+#include "master.h"
+#include "shared.h"
+#include "vm.h"
+
+enum { USAGE = 2 };
+
+static const char help[] =
+    "Moongate: a reverse proxy that is programmed in Lua.\n"
+    "\n"
+    "  moongate [options] FILE      serve what the script FILE declares, in the foreground\n"
+    "  moongate check FILE          load FILE and print listeners, routes and upstreams; binds nothing\n"
+    "  moongate status [--json]     what a running moongate has open\n"
+    "  moongate stop                end a running moongate\n"
+    "\n"
+    "  --workers N       worker processes, instead of what the script says (default: one a processor)\n"
+    "  --control PATH    the control socket: made by the server, asked by status and stop\n"
+    "                    (default for status and stop: $MOONGATE_CONTROL)\n"
+    "  --log LEVEL       debug, info, warn, error or none, instead of what the script says\n"
+    "  --error-log PATH  the error log's file, instead of standard error\n"
+    "  --json            status as one line of JSON\n"
+    "  --help, --version\n"
+    "\n"
+    "Signals: TERM and INT stop at once, QUIT finishes what is in progress first, USR1 opens the logs again.\n"
+    "Exit status: 0 fine, 1 a bad script or a failure to start, 2 a mistake on the command line.\n";
+
+struct line {
+    struct mg_master_options master;
+    const char *control;
+    bool json;
+};
+
+static int misuse(const char *what, const char *value)
+{
+    fprintf(stderr, "moongate: %s%s%s; moongate --help tells more\n", what, value ? " " : "", value ? value : "");
+    return USAGE;
+}
+
+static bool parse_workers(const char *text, int *out)
+{
+    uint64_t n;
+
+    if (!mg_text_number(mg_slice_of(text), &n) || n < 1 || n > MG_WORKERS_MAX)
+        return false;
+    *out = (int)n;
+    return true;
+}
+
+/* One option. 0, or the exit status of a mistake. */
+static int take_option(int option, struct line *l)
+{
+    switch (option) {
+    case 'w':
+        return parse_workers(optarg, &l->master.workers) ? 0 : misuse("--workers: a number from 1 to 64 is needed, got", optarg);
+    case 'c':
+        l->control = optarg;
+        return 0;
+    case 'l':
+        l->master.log_level_given = mg_log_level_named(mg_slice_of(optarg), &mg_log_level);
+        return l->master.log_level_given ? 0 : misuse("--log: debug, info, warn, error or none is needed, got", optarg);
+    case 'e':
+        if (mg_log_open(optarg))
+            return 0;
+        fprintf(stderr, "moongate: --error-log %s: %s\n", optarg, strerror(errno));
+        return 1;
+    case 'j':
+        l->json = true;
+        return 0;
+    case 'W':
+        return misuse("--watch is not available in this version", NULL);
+    default:
+        return misuse("that was not understood", NULL);
+    }
+}
+
+static int check(const char *script)
+{
+    mg_slice problem;
+    struct mg_generation *g;
+
+    if (!mg_shared_start(1u << 30) || !(g = mg_generation_new(1))) {
+        fprintf(stderr, "moongate: out of memory\n");
+        return 1;
+    }
+    mg_clock_start(ev_default_loop(0));
+    int status = mg_vm_load(g, script, &problem) == MG_OK ? 0 : 1;
+    if (status) {
+        fprintf(stderr, "%.*s\n", (int)problem.len, problem.ptr);
+    } else {
+        mg_vm_check(g);
+        mg_vm_close(g);
+    }
+    mg_generation_free(g);
+    mg_clock_stop();
+    return status;
+}
+
+static int ask(const struct line *l, const char *command)
+{
+    const char *path = l->control ? l->control : getenv("MOONGATE_CONTROL");
+
+    if (!path)
+        return misuse("which one? Name its control socket with --control PATH or MOONGATE_CONTROL for", command);
+    return mg_control_ask(path, command, l->json);
+}
+
+static int run(struct line *l, int count, char **words)
+{
+    const char *first = count ? words[0] : NULL;
+
+    if (!first)
+        return misuse("a script is needed: moongate gateway.lua", NULL);
+    if (strcmp(first, "check") == 0)
+        return count == 2 ? check(words[1]) : misuse("check needs one file: moongate check gateway.lua", NULL);
+    if (strcmp(first, "status") == 0 || strcmp(first, "stop") == 0)
+        return count == 1 ? ask(l, first) : misuse("one word too many:", words[1]);
+    if (strcmp(first, "reload") == 0 || strcmp(first, "upgrade") == 0) {
+        fprintf(stderr, "moongate: %s is not available in this version\n", first);
+        return 1;
+    }
+    if (count > 1)
+        return misuse("one script only; what is this:", words[1]);
+    l->master.script = first;
+    l->master.control = l->control;
+    return mg_master_run(&l->master);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        { "workers", required_argument, NULL, 'w' }, { "control", required_argument, NULL, 'c' },
+        { "log", required_argument, NULL, 'l' },     { "error-log", required_argument, NULL, 'e' },
+        { "json", no_argument, NULL, 'j' },          { "watch", no_argument, NULL, 'W' },
+        { "help", no_argument, NULL, 'h' },          { "version", no_argument, NULL, 'v' },
+        { 0 },
+    };
+    struct line l = { 0 };
+    int option;
+
+    while ((option = getopt_long(argc, argv, "hv", options, NULL)) != -1) {
+        if (option == 'h') {
+            fputs(help, stdout);
+            return 0;
+        }
+        if (option == 'v') {
+            puts("moongate " MG_VERSION);
+            return 0;
+        }
+        int status = take_option(option, &l);
+        if (status)
+            return status;
+    }
+    return run(&l, argc - optind, argv + optind);
+}

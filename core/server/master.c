@@ -1,0 +1,541 @@
+/* master.c - starts the workers, tells them what to do, replaces those that died.
+ *
+ * The first worker is asked alone: if its script is bad, nothing has been
+ * bound and nothing else was started. Then the sockets are bound, the other
+ * workers load, and when all are ready all of them begin. */
+#include "master.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <ev.h>
+
+#include "channel.h"
+#include "control.h"
+#include "log.h"
+#include "peer.h"
+#include "shared.h"
+#include "worker.h"
+
+enum { SIGNALS = 7, ANSWER_ROOM = 256 * 1024 };
+static const double SHARED_SIZE = 1024.0 * 1024 * 1024;     /* of address space; pages come with use */
+static const double STATUS_PATIENCE = 1.0, STOP_PATIENCE = 3.0;
+static const double DELAY_FIRST = 0.1, DELAY_MOST = 5.0, STEADY = 5.0;
+
+enum stage { ASKING, STARTING, RUNNING, STOPPING };
+
+struct child {
+    int number;
+    pid_t pid;                  /* 0: not running */
+    int channel;
+    ev_io io;
+    ev_child watch;
+    ev_timer again;
+    double started, delay;      /* when it was started; how long until it is started anew */
+    char *report;               /* the last status */
+    bool ready, reported;
+};
+
+static struct {
+    const struct mg_master_options *options;
+    struct ev_loop *loop;
+    enum stage stage;
+    struct child children[MG_WORKERS_MAX];
+    unsigned count;
+    struct mg_ready *ready;     /* what the first worker said */
+    int sockets[MG_BINDS_MOST];
+    unsigned socket_count;
+    ev_signal signals[SIGNALS];
+    ev_timer status, kill;
+    unsigned asked;             /* the control socket's question under way; 0: none */
+    double began;
+    int exit_status;
+    bool announced;
+} m;
+
+static void start_child(struct child *c);
+
+/* ---- Sockets. ---- */
+
+static int complain(const struct mg_bind *b, const char *why)
+{
+    mg_log(MG_LOG_ERROR, "%s: listen %s: %s", b->where, b->text, why);
+    return -1;
+}
+
+/* A socket file that nobody answers on was left by a process that died. */
+static void remove_stale(const struct mg_address *a)
+{
+    int fd;
+
+    if (a->any.sa_family != AF_UNIX || a->path.sun_path[0] == '\0')
+        return;
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return;
+    if (connect(fd, &a->any, a->len) != 0 && errno == ECONNREFUSED)
+        unlink(a->path.sun_path);
+    close(fd);
+}
+
+static int bind_one(const struct mg_bind *b)
+{
+    int one = 1, zero = 0;
+    int fd = socket(b->address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return complain(b, strerror(errno));
+    if (b->address.any.sa_family != AF_UNIX)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    /* ":80" means both families; "[::1]:80" is what it says. */
+    if (b->address.any.sa_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, b->text[0] == '[' ? &one : &zero, sizeof(one));
+    remove_stale(&b->address);
+    if (bind(fd, &b->address.any, b->address.len) == 0 && listen(fd, b->backlog > 0 ? b->backlog : SOMAXCONN) == 0)
+        return fd;
+    int error = errno;
+    close(fd);
+    return complain(b, error == EADDRINUSE ? "address already in use: another process listens there"
+                       : error == EACCES   ? "permission denied: ports below 1024 need root or CAP_NET_BIND_SERVICE"
+                                           : strerror(error));
+}
+
+static bool bind_all(void)
+{
+    for (unsigned i = 0; i < m.ready->count; i++) {
+        int fd = bind_one(&m.ready->binds[i]);
+        if (fd < 0)
+            return false;
+        m.sockets[m.socket_count++] = fd;
+    }
+    return true;
+}
+
+static void unbind_all(void)
+{
+    for (unsigned i = 0; i < m.socket_count; i++) {
+        const struct mg_address *a = &m.ready->binds[i].address;
+        close(m.sockets[i]);
+        if (a->any.sa_family == AF_UNIX && a->path.sun_path[0])
+            unlink(a->path.sun_path);
+    }
+    m.socket_count = 0;
+}
+
+/* ---- All workers. ---- */
+
+static void tell_all(enum mg_word word)
+{
+    for (unsigned i = 0; i < m.count; i++)
+        if (m.children[i].pid)
+            mg_channel_send(m.children[i].channel, word, NULL, 0, NULL, 0);
+}
+
+static unsigned alive(void)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < m.count; i++)
+        n += m.children[i].pid != 0;
+    return n;
+}
+
+static void end_if_done(void)
+{
+    if (m.stage == STOPPING && !alive())
+        ev_break(m.loop, EVBREAK_ALL);
+}
+
+static void on_kill(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop;
+    (void)t;
+    (void)events;
+    for (unsigned i = 0; i < m.count; i++)
+        if (m.children[i].pid)
+            kill(m.children[i].pid, SIGKILL);
+}
+
+static void stop(bool drain)
+{
+    m.stage = STOPPING;
+    for (unsigned i = 0; i < m.count; i++)
+        ev_timer_stop(m.loop, &m.children[i].again);
+    tell_all(drain ? MG_WORD_DRAIN : MG_WORD_STOP);
+    if (!drain) {
+        ev_timer_set(&m.kill, STOP_PATIENCE, 0);
+        ev_timer_start(m.loop, &m.kill);
+    }
+    end_if_done();
+}
+
+static void fail(void)
+{
+    m.exit_status = 1;
+    stop(false);
+}
+
+static void announce(void)
+{
+    char list[1024] = "";
+    size_t n = 0;
+
+    for (unsigned i = 0; i < m.ready->count && n < sizeof(list) - MG_ADDRESS_TEXT - 3; i++)
+        n += (size_t)snprintf(list + n, sizeof(list) - n, "%s%s", i ? ", " : "", m.ready->binds[i].text);
+    mg_log(MG_LOG_INFO, "ready: %u worker%s, listening on %s", m.count, m.count == 1 ? "" : "s", list);
+    m.announced = true;
+}
+
+static void commit(struct child *c)
+{
+    if (!mg_channel_send(c->channel, MG_WORD_COMMIT, NULL, 0, m.sockets, m.socket_count))
+        mg_log(MG_LOG_ERROR, "worker %d can't be told to begin: %s", c->number, strerror(errno));
+}
+
+static void commit_if_all_ready(void)
+{
+    for (unsigned i = 0; i < m.count; i++)
+        if (!m.children[i].ready)
+            return;
+    for (unsigned i = 0; i < m.count; i++)
+        commit(&m.children[i]);
+    m.stage = RUNNING;
+    if (!m.announced)
+        announce();
+}
+
+/* The first worker has loaded the script: bind, and start the others. */
+static void begin(void)
+{
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    int wanted = m.options->workers ? m.options->workers : m.ready->workers ? m.ready->workers : (int)processors;
+
+    if (!bind_all()) {
+        fail();
+        return;
+    }
+    m.stage = STARTING;
+    m.count = (unsigned)(wanted < 1 ? 1 : wanted > MG_WORKERS_MAX ? MG_WORKERS_MAX : wanted);
+    for (unsigned i = 1; i < m.count; i++)
+        start_child(&m.children[i]);
+    commit_if_all_ready();
+}
+
+/* ---- What a worker says. ---- */
+
+static void on_ready(struct child *c, const struct mg_letter *l)
+{
+    c->ready = true;
+    if (m.stage == ASKING) {
+        m.ready = malloc(l->len);
+        if (!m.ready) {
+            fail();
+            return;
+        }
+        memcpy(m.ready, l->body, l->len);
+        begin();
+    } else if (m.stage == STARTING) {
+        commit_if_all_ready();
+    } else if (m.stage == RUNNING) {
+        commit(c);
+    }
+}
+
+static void on_failed(const struct mg_letter *l)
+{
+    if (m.stage == RUNNING) {
+        mg_log(MG_LOG_ERROR, "a new worker can't load the script: %s", l->body);
+        return;
+    }
+    fprintf(stderr, "%s\n", l->body);
+    fail();
+}
+
+static void answer_status(void)
+{
+    static char answer[ANSWER_ROOM];
+    size_t n = (size_t)snprintf(answer, sizeof(answer), "{\"version\":\"" MG_VERSION "\",\"pid\":%d,\"uptime\":%.0f,\"workers\":[",
+                                (int)getpid(), ev_now(m.loop) - m.began);
+    bool first = true;
+
+    for (unsigned i = 0; i < m.count; i++) {
+        if (!m.children[i].reported || !m.children[i].report)
+            continue;
+        n += (size_t)snprintf(answer + n, sizeof(answer) - n, "%s%s", first ? "" : ",", m.children[i].report);
+        first = false;
+    }
+    snprintf(answer + n, sizeof(answer) - n, "]}");
+    ev_timer_stop(m.loop, &m.status);
+    unsigned asked = m.asked;
+    m.asked = 0;
+    mg_control_answer(asked, answer);
+}
+
+static void on_status_late(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop;
+    (void)t;
+    (void)events;
+    answer_status();
+}
+
+static void on_report(struct child *c, const struct mg_letter *l)
+{
+    free(c->report);
+    c->report = strdup(l->body);
+    c->reported = true;
+    if (!m.asked)
+        return;
+    for (unsigned i = 0; i < m.count; i++)
+        if (m.children[i].pid && !m.children[i].reported)
+            return;
+    answer_status();
+}
+
+static void on_channel(struct ev_loop *loop, ev_io *io, int events)
+{
+    struct child *c = io->data;
+    struct mg_letter l;
+    int got;
+
+    (void)events;
+    while ((got = mg_channel_receive(io->fd, &l)) > 0) {
+        if (l.word == MG_WORD_READY)
+            on_ready(c, &l);
+        else if (l.word == MG_WORD_FAILED)
+            on_failed(&l);
+        else if (l.word == MG_WORD_STATUS)
+            on_report(c, &l);
+    }
+    if (got < 0)
+        ev_io_stop(loop, io);           /* its end is told by the signal */
+}
+
+/* ---- Starting and burying workers. ---- */
+
+static void describe_end(char *to, size_t size, int status)
+{
+    if (WIFSIGNALED(status))
+        snprintf(to, size, "killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else
+        snprintf(to, size, "exit status %d", WEXITSTATUS(status));
+}
+
+static void on_again(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop;
+    (void)events;
+    start_child(t->data);
+}
+
+/* At once the first time; with a growing delay if it does not live long. */
+static void replace(struct child *c)
+{
+    bool steady = ev_now(m.loop) - c->started > STEADY;
+
+    if (steady || c->delay < 0) {
+        c->delay = 0;
+        start_child(c);
+        return;
+    }
+    c->delay = c->delay == 0 ? DELAY_FIRST : c->delay * 2 > DELAY_MOST ? DELAY_MOST : c->delay * 2;
+    ev_timer_set(&c->again, c->delay, 0);
+    ev_timer_start(m.loop, &c->again);
+}
+
+static void on_child(struct ev_loop *loop, ev_child *watch, int events)
+{
+    struct child *c = watch->data;
+    char how[64];
+
+    (void)events;
+    ev_child_stop(loop, watch);
+    ev_io_stop(loop, &c->io);
+    close(c->channel);
+    describe_end(how, sizeof(how), watch->rstatus);
+    pid_t pid = c->pid;
+    c->pid = 0;
+    c->ready = c->reported = false;
+    mg_peer_forget_worker(c->number);
+    if (m.stage == STOPPING) {
+        if (watch->rstatus)
+            mg_log(MG_LOG_WARN, "worker %d (pid %d) died while stopping: %s", c->number, (int)pid, how);
+        end_if_done();
+    } else if (m.stage == RUNNING) {
+        mg_log(MG_LOG_WARN, "worker %d (pid %d) died: %s; a new one takes its place", c->number, (int)pid, how);
+        replace(c);
+    } else {
+        mg_log(MG_LOG_ERROR, "worker %d (pid %d) died while starting: %s", c->number, (int)pid, how);
+        fail();
+    }
+}
+
+/* In the child: nothing of the master's may stay but the channel. */
+__attribute__((noreturn)) static void become_worker(int number, int channel)
+{
+    struct mg_worker_options options = {
+        .number = number,
+        .channel = channel,
+        .script = m.options->script,
+        .log_level_given = m.options->log_level_given,
+    };
+    sigset_t none;
+
+    for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
+        if (m.children[i].pid)
+            close(m.children[i].channel);
+    for (unsigned i = 0; i < m.socket_count; i++)
+        close(m.sockets[i]);
+    mg_control_forget();
+    for (unsigned i = 0; i < SIGNALS; i++)
+        signal(m.signals[i].signum, m.signals[i].signum == SIGTERM ? SIG_DFL : SIG_IGN);
+    signal(SIGCHLD, SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    ev_loop_destroy(EV_DEFAULT);
+    free(m.ready);
+    mg_shared_worker(number);
+    exit(mg_worker_run(&options));
+}
+
+static void start_child(struct child *c)
+{
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0) {
+        mg_log(MG_LOG_ERROR, "worker %d can't be started: %s", c->number, strerror(errno));
+        fail();
+        return;
+    }
+    int room = 256 * 1024;
+    setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid < 0) {
+        mg_log(MG_LOG_ERROR, "worker %d can't be started: %s", c->number, strerror(errno));
+        close(pair[0]);
+        close(pair[1]);
+        fail();
+        return;
+    }
+    if (pid == 0) {
+        close(pair[0]);
+        become_worker(c->number, pair[1]);
+    }
+    close(pair[1]);
+    c->pid = pid;
+    c->channel = pair[0];
+    c->started = ev_now(m.loop);
+    c->ready = false;
+    ev_io_init(&c->io, on_channel, c->channel, EV_READ);
+    ev_child_init(&c->watch, on_child, pid, 0);
+    c->io.data = c->watch.data = c;
+    ev_io_start(m.loop, &c->io);
+    ev_child_start(m.loop, &c->watch);
+}
+
+/* ---- Signals and the control socket. ---- */
+
+static void on_signal(struct ev_loop *loop, ev_signal *s, int events)
+{
+    (void)loop;
+    (void)events;
+    switch (s->signum) {
+    case SIGTERM:
+    case SIGINT:
+        stop(false);
+        break;
+    case SIGQUIT:
+        stop(true);
+        break;
+    case SIGUSR1:
+        mg_log_reopen();
+        tell_all(MG_WORD_REOPEN);
+        break;
+    case SIGHUP:
+        mg_log(MG_LOG_WARN, "HUP: reload is not available in this version; start a new process with the new script, and end "
+                            "this one with QUIT");
+        break;
+    case SIGUSR2:
+        mg_log(MG_LOG_WARN, "USR2: upgrade is not available in this version");
+        break;
+    }
+}
+
+static void catch_signals(void)
+{
+    static const int caught[SIGNALS] = { SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGHUP, SIGUSR2, SIGPIPE };
+
+    for (unsigned i = 0; i < SIGNALS; i++) {
+        ev_signal_init(&m.signals[i], on_signal, caught[i]);
+        ev_signal_start(m.loop, &m.signals[i]);
+    }
+}
+
+static void on_status(unsigned ticket)
+{
+    if (m.asked) {
+        mg_control_answer(ticket, "{\"error\":\"busy with another status; ask again\"}");
+        return;
+    }
+    m.asked = ticket;
+    for (unsigned i = 0; i < m.count; i++)
+        m.children[i].reported = false;
+    tell_all(MG_WORD_STATUS);
+    ev_timer_set(&m.status, STATUS_PATIENCE, 0);
+    ev_timer_start(m.loop, &m.status);
+}
+
+static const struct mg_control_events control_events = { on_status, stop };
+
+static void prepare_children(void)
+{
+    for (int i = 0; i < MG_WORKERS_MAX; i++) {
+        m.children[i].number = i;
+        m.children[i].delay = -1;
+        ev_init(&m.children[i].again, on_again);
+        m.children[i].again.data = &m.children[i];
+    }
+}
+
+static void release(void)
+{
+    mg_control_close();
+    unbind_all();
+    for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
+        free(m.children[i].report);
+    free(m.ready);
+}
+
+int mg_master_run(const struct mg_master_options *options)
+{
+    const char *problem;
+
+    m.options = options;
+    m.loop = ev_default_loop(EVBACKEND_EPOLL);
+    if (!m.loop || !mg_shared_start((size_t)SHARED_SIZE)) {
+        mg_log(MG_LOG_ERROR, "the master can't start: %s", strerror(errno));
+        return 1;
+    }
+    mg_log_who("master");
+    m.began = ev_now(m.loop);
+    catch_signals();
+    ev_init(&m.status, on_status_late);
+    ev_init(&m.kill, on_kill);
+    prepare_children();
+    if (options->control && (problem = mg_control_open(m.loop, options->control, &control_events))) {
+        fprintf(stderr, "moongate: %s\n", problem);
+        return 1;
+    }
+    m.count = 1;
+    start_child(&m.children[0]);
+    ev_run(m.loop, 0);
+    release();
+    return m.exit_status;
+}

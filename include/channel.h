@@ -1,0 +1,47 @@
+/* channel.h - messages between the master and a worker, over a SOCK_SEQPACKET pair.
+ *
+ * The master binds and decides; a worker loads scripts and serves. Loading is
+ * in two steps, so that it happens in all workers or in none: a worker says
+ * READY or FAILED, and goes on only when the master says COMMIT. */
+#pragma once
+
+#include "address.h"
+
+enum mg_word {
+    MG_WORD_READY = 1,      /* worker: struct mg_ready */
+    MG_WORD_FAILED,         /* worker: why, as text for the user */
+    MG_WORD_COMMIT,         /* master: the descriptors, in READY's order */
+    MG_WORD_STATUS,         /* master asks; the worker answers with a JSON object */
+    MG_WORD_DRAIN,          /* master: finish what is in progress, then end */
+    MG_WORD_STOP,           /* master: end now */
+    MG_WORD_REOPEN,         /* master: open the logs again */
+};
+
+enum { MG_BINDS_MOST = 250, MG_WHERE_TEXT = 160 };  /* a message takes at most 253 descriptors */
+
+struct mg_bind {
+    struct mg_address address;
+    int backlog;
+    char text[MG_ADDRESS_TEXT];     /* as declared */
+    char where[MG_WHERE_TEXT];      /* the script's line */
+};
+
+struct mg_ready {
+    int workers;                    /* 0: as many as processors */
+    double drain_timeout;
+    unsigned count;
+    struct mg_bind binds[];
+};
+
+struct mg_letter {
+    enum mg_word word;
+    size_t len;                     /* of body */
+    char *body;                     /* ended by a zero byte; the receiver's until the next receive */
+    int fds[MG_BINDS_MOST];
+    unsigned fd_count;
+};
+
+/* False with errno when the other side is gone or has no room. */
+bool mg_channel_send(int channel, enum mg_word word, const void *body, size_t len, const int *fds, unsigned fd_count);
+/* 1: a letter; 0: none now; -1: the other side is gone. */
+int mg_channel_receive(int channel, struct mg_letter *l);

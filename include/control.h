@@ -1,0 +1,30 @@
+/* control.h - the control socket: a line of JSON in, a line of JSON out.
+ *
+ *   {"command":"status"}   what every worker has open
+ *   {"command":"stop"}     quick stop      {"command":"drain"}   finish, then stop
+ *
+ * Also the client's side: what `moongate status` and `moongate stop` do. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct ev_loop;
+
+/* What the master does for the socket. */
+struct mg_control_events {
+    /* Ask the workers; the answer goes to mg_control_answer(ticket, ...). */
+    void (*on_status)(unsigned ticket);
+    void (*on_stop)(bool drain);
+};
+
+/* Listens at path, mode 0600. NULL, or what is wrong as a sentence. */
+const char *mg_control_open(struct ev_loop *loop, const char *path, const struct mg_control_events *events);
+void mg_control_answer(unsigned ticket, const char *json);
+/* Closes and unlinks. */
+void mg_control_close(void);
+/* In a worker, after the fork: closes, and leaves the file. */
+void mg_control_forget(void);
+
+/* Sends a command to a running moongate and prints what it answers. The exit status. */
+int mg_control_ask(const char *path, const char *command, bool json);

@@ -1,0 +1,14 @@
+/* master.h - holds the sockets, starts the workers, replaces those that died. Runs no user code, parses no traffic. */
+#pragma once
+
+#include <stdbool.h>
+
+struct mg_master_options {
+    const char *script;
+    const char *control;        /* --control; NULL: no control socket */
+    int workers;                /* --workers; 0: as the script says */
+    bool log_level_given;
+};
+
+/* The whole life of `moongate gateway.lua`. The exit status. */
+int mg_master_run(const struct mg_master_options *options);

@@ -1,0 +1,14 @@
+/* worker.h - one process that serves: one loop, one generation in force. */
+#pragma once
+
+#include <stdbool.h>
+
+struct mg_worker_options {
+    int number;             /* from 0 */
+    int channel;            /* to the master */
+    const char *script;
+    bool log_level_given;   /* the command line's level stands, whatever the script says */
+};
+
+/* Loads, reports, serves, until the master says stop or is gone. The process's exit status. */
+int mg_worker_run(const struct mg_worker_options *options);
