@@ -1,0 +1,65 @@
+"""conftest.py - the fixtures: a proxy, origins behind it, and the ending that all tests share."""
+import os
+
+import pytest
+
+import moongate as moongate_module
+import origin as origin_module
+
+os.environ.setdefault("ASAN_OPTIONS", "detect_leaks=1:abort_on_error=0")
+os.environ.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    setattr(item, "report_" + call.when, outcome.get_result())
+
+
+@pytest.fixture
+def origin(tmp_path):
+    made = origin_module.Origins(tmp_path)
+    yield made
+    made.close()
+    made.check()
+
+
+@pytest.fixture
+def moongate(tmp_path, origin, request):
+    """moongate(script, **options) starts a proxy; the script's own lines begin at line 2 of gateway.lua."""
+    running = []
+
+    def start(script, **options):
+        directory = tmp_path
+        if running:
+            directory = tmp_path / str(len(running))
+            directory.mkdir()
+        running.append(moongate_module.Moongate(directory, script, **options))
+        return running[-1]
+
+    yield start
+    for gate in running:
+        gate.close_clients()
+    origin.close()
+    problems = []
+    for gate in running:
+        try:
+            gate.finish()
+        except Exception as problem:        # each one is brought to its end before any is told
+            problems.append(str(problem) or repr(problem))
+        finally:
+            gate.kill()
+            report = getattr(request.node, "report_call", None)
+            if report is not None and report.failed:
+                print(f"--- {gate.script}\n{gate.script.read_text()}\n--- log\n{gate.log()}")
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def proxy(moongate, origin):
+    """proxy(origin, **options): a gateway that sends everything to this one origin."""
+    def start(server, upstream="", route="", before="", **options):
+        return moongate(f"""{before}
+            gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }}, {upstream} }}), {route} }}
+        """, **options)
+    return start

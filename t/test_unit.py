@@ -1,0 +1,45 @@
+"""Runs t/unit: C files against the library of all objects, Lua files under plain luajit.
+
+A unit test is a program: it prints `ok <sentence>` for each thing it has shown,
+and ends with status 0, or says what was wrong and ends with another."""
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+UNIT = ROOT / "t" / "unit"
+SANITIZE = bool(os.environ.get("SANITIZE"))
+LIBRARY = ROOT / "build" / ("sanitize" if SANITIZE else ".") / "libmoongate.a"
+PACKAGES = ["luajit", "openssl", "libcares"]
+
+
+def shows(command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    shown = [line for line in done.stdout.splitlines() if line.startswith("ok ")]
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
+    assert shown, f"showed nothing\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("source", sorted(UNIT.glob("*.c")), ids=lambda path: path.stem)
+def test_unit(source, tmp_path):
+    flags = shlex.split(subprocess.run(["pkg-config", "--cflags", "--libs", *PACKAGES], capture_output=True, text=True,
+                                       check=True).stdout)
+    sanitize = ["-fsanitize=address,undefined"] if SANITIZE else []
+    program = tmp_path / source.stem
+    built = subprocess.run(["gcc", "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", *sanitize,
+                            "-iquote", ROOT / "include", "-iquote", UNIT, "-o", program, source, LIBRARY, *flags,
+                            "-Wl,--export-dynamic", "-lev", "-lhttp_parser", "-lm", "-lpthread"],
+                           capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+
+    shows([program], cwd=tmp_path)
+
+
+@pytest.mark.parametrize("script", sorted(UNIT.glob("*.lua")), ids=lambda path: path.stem)
+def test_unit_lua(script):
+    path = f"{ROOT}/lua/?.lua;{ROOT}/lua/?/init.lua;{ROOT}/scripts/?.lua;{UNIT}/?.lua;;"
+
+    shows(["luajit", script], cwd=ROOT, env={**os.environ, "LUA_PATH": path})
