@@ -68,7 +68,7 @@ struct mg_exchange {
     struct mg_exchange *next_touched;
     double began;                       /* mg_clock_now() */
     uint64_t id;
-    const char *error_text;             /* why the proxy answers itself */
+    mg_slice error_text;                /* why the proxy answers itself */
     mg_slice allow;                     /* with 405 */
     mg_slice protocol;                  /* of Upgrade, if the client asks for one and may have it */
     double queue_until;

@@ -17,9 +17,11 @@ struct mg_flow {
     struct mg_chain held;           /* arrived, not passed on */
     struct mg_chain piece;          /* what Lua has before it */
     struct mg_chain taken;          /* what Lua read last: its slice points here */
+    struct mg_chain kept;           /* what was passed on, as long as it is little: for another try */
     struct mg_message *trailers;    /* arrived with the end */
     uint64_t arrived, sent;         /* bytes, in all; sent: given to the taker */
     uint64_t most;                  /* arrived may not exceed it; 0: no bound */
+    uint64_t keep;                  /* bytes that may be kept */
     uint64_t collect;               /* bytes that mg_body_collect allows; only while collecting */
     struct mg_wait reader;          /* mg_body_read, mg_body_collect */
     struct mg_wait writer;          /* mg_answer_write */
@@ -47,6 +49,10 @@ void mg_flow_pump(struct mg_flow *f);
 void mg_flow_filtered(struct mg_flow *f);
 /* Drops all that is held; the flow begins anew, without from and to. */
 void mg_flow_reset(struct mg_flow *f);
+/* What was kept is to be passed on once more. */
+void mg_flow_rewind(struct mg_flow *f);
+/* No other try will follow. */
+void mg_flow_settle(struct mg_flow *f);
 /* Drops all that is held, for good. */
 void mg_flow_drop(struct mg_flow *f);
 

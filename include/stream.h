@@ -79,6 +79,9 @@ struct mg_stream {
     size_t queued;                      /* bytes taken and not yet given to the kernel */
     bool tunnel;                        /* both messages are plain bytes from here on */
     bool reused;                        /* origin's side: over a connection that has served before */
+    bool final;                         /* client's side, set by the owner: nothing after this may be served */
+    bool relaying;                      /* client's side, set by the owner: the request's body is still wanted, even after
+                                         * the response is whole; want() makes the codec look again */
     struct mg_stream_times times;
     const char *problem;                /* with MALFORMED, CUT or TIMEOUT: more about it in words, or NULL */
     const struct mg_peer_info *info;    /* the connection's two ends, for logs */

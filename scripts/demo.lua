@@ -69,12 +69,12 @@ if gate.worker() == 0 then
   local text = [[
 Moongate's demo listens on $front. Try:
 
-  curl http://$front/hello?name=moon                        a handler in Lua
-  curl -i http://$front/any/path                            two peers in turn, a request id, careful headers
-  curl -i http://$front/private/                            401 ...
-  curl -u 'alice:open sesame' http://$front/private/        ... and the origin told who it is
-  curl -N http://$front/story                               a body edited while it streams: door becomes moon gate
-  for i in 1 2 3 4 5; do curl -i http://$front/limited; done      429 when the bucket is empty
+  curl 'http://$front/hello?name=moon'                     a handler in Lua
+  curl -i http://$front/any/path                           one of two peers, a request id, careful headers
+  curl -i http://$front/private/                           401 ...
+  curl -u 'alice:open sesame' http://$front/private/       ... and the origin is told who it is
+  curl -N http://$front/story                              edited while it streams: door becomes moon gate
+  for i in 1 2 3 4 5; do curl -i http://$front/limited; done     429 when the bucket is empty
 ]]
   io.stdout:write((text:gsub("%$front", front)), "\n")
   io.stdout:flush()

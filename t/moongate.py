@@ -67,7 +67,7 @@ class Moongate:
             self.address = str(path) if path else ("127.0.0.1", self.port)
             # All of this is line 1 of the script: what a test passes begins at line 2.
             head = 'local gate = require "moongate"; '
-            set_all = set + (f', error_log = "{self.error_path}"' if error_log else "")
+            set_all = (f'error_log = "{self.error_path}", ' if error_log else "") + set
             named_format = f'log_format = "{log_format}", ' if log_format else ""
             head += f'gate.set {{ access_log = "{self.access_path}", log_flush = 0.02, {named_format}{set_all} }}; '
             if declare_listen:

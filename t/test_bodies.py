@@ -99,9 +99,12 @@ def test_trailers_that_would_frame_or_route_are_dropped(proxy, origin, name):
 
     client.send(request("POST", "/", "Transfer-Encoding: chunked"),
                 chunked(b"body", trailers=[f"{name}: 5", "X-Fine: yes"]))
-    client.response()
+    answer = client.response()
 
-    assert server.last.trailers == [("X-Fine", "yes")]
+    if answer.status == 400:                            # refused is as good
+        assert not any(r.whole for r in server.requests)
+    else:
+        assert server.last.trailers == [("X-Fine", "yes")]
 
 
 def test_a_request_body_is_passed_on_before_it_is_whole(proxy, origin):

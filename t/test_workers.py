@@ -344,7 +344,7 @@ gate.route {{ "/*", handler = function() return 200 end }}
 A = 'gate.upstream("a", { peers = { "127.0.0.1:1" } })'
 ROUTE = 'gate.route { "/a", handler = function() end }'
 BAD = {
-    "a syntax error": ("gate.listen(", ["gateway.lua:3"]),
+    "a syntax error": ("local = 1", ["gateway.lua:2"]),
     "an error of the user's": ('error("boom")', ["gateway.lua:2", "boom"]),
     "an unknown function": ('gate.lisen "127.0.0.1:1"', ["gateway.lua:2", "lisen"]),
     "an unknown key": ('gate.route { "/", handlr = function() end }', ["gateway.lua:2", "handlr", "handler"]),
@@ -381,7 +381,11 @@ BAD = {
 @pytest.mark.parametrize("line, expected", BAD.values(), ids=BAD)
 def test_a_mistake_in_the_script_names_line_value_and_remedy(tmp_path, line, expected):
     port = free_port()
-    script = f'local gate = require "moongate"\n{line}\ngate.listen "127.0.0.1:{port}"\n'
+    script = f"""local gate = require "moongate"
+{line}
+gate.listen "127.0.0.1:{port}"
+gate.route {{ "/fine", handler = function() return 200 end }}
+"""
     path = tmp_path / "gateway.lua"
     path.write_text(script)
 

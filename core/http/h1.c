@@ -168,7 +168,7 @@ static void open_request(struct mg_h1 *h, const struct mg_message *m)
     h->blocked = h->crowded = h->head_out = h->out_whole = false;
     h->out_broken = false;
     s->queued = 0;
-    s->tunnel = false;
+    s->tunnel = s->final = s->relaying = false;
     mg_h1_stream_open(h);
     h->carrier.events->on_stream(&h->carrier, s, m, h->incoming.whole);
 }
@@ -371,6 +371,8 @@ static void hand_up_body(struct mg_h1 *h, struct mg_chain *body)
 {
     if (h->open && (body->bytes || h->incoming.whole)) {
         h->stream.events->on_body(&h->stream, body, h->incoming.whole);
+        if (h->client_side && h->incoming.whole && h->out_whole)
+            mg_h1_mark(h);              /* the response was whole before: both are now */
     } else if (h->discarding) {
         h->discarded += (uint32_t)body->bytes;
         if (h->discarded > DISCARD_MOST)
@@ -405,8 +407,8 @@ static void finish_response(struct mg_h1 *h)
 {
     bool keep = h->keep && !h->draining && h->out_whole && !h->out.bytes && !h->out_broken && h->in_at == h->in_end;
 
-    if (h->stream.tunnel && !h->out_whole)
-        return;                         /* the other half still goes on */
+    if (!h->out_whole || (h->out.bytes && !h->out_broken))
+        return;                         /* the request still goes on; after_write() comes back here */
     if (!keep)
         mg_h1_doom(h, false);
     end_stream(h, MG_WHY_COMPLETE);
@@ -631,7 +633,9 @@ static void after_write(struct mg_h1 *h)
         return;
     if (h->stream.tunnel)
         finish_tunnel_side(h);
-    else if (h->client_side)
+    else if (!h->client_side && h->head_in && h->incoming.whole)
+        finish_response(h);
+    else if (h->client_side && (h->incoming.whole || !h->stream.relaying))
         finish_request(h);
 }
 
@@ -656,11 +660,10 @@ static void flush(struct mg_h1 *h)
         end_connection(h, MG_WHY_CUT, true);
     if (!h->doomed && h->in_at < h->in_end)
         read_on(h);
-    if (!h->doomed && !h->blocked) {
-        if (!write_out(h))
-            on_write_failed(h);
+    if (!h->doomed && !h->blocked && !write_out(h))
+        on_write_failed(h);
+    if (!h->doomed)
         after_write(h);
-    }
     h->busy--;
     if (!h->doomed)
         watch(h);

@@ -18,7 +18,7 @@
 #include "exchange.h"
 #include "log.h"
 
-enum { BUFFER = 64 * 1024, LINE_MOST = 16 * 1024, FIELDS_MOST = 32, TEXT_MOST = 2048 };
+enum { BUFFER = 64 * 1024, LINE_MOST = 64 * 1024, FIELDS_MOST = 32, TEXT_MOST = 1024 };
 enum format { JSON, COMMON, COMBINED };
 enum target { OFF, FILE_OR_PIPE, SYSLOG };
 
@@ -295,6 +295,8 @@ static void on_flush(struct mg_timeout *t)
     mg_access_flush();
 }
 
+static bool open_syslog(void);
+
 /* RFC 3164: <local0.info> and the line; the daemon adds the time and host it knows. */
 static void send_to_syslog(mg_slice line)
 {
@@ -302,7 +304,11 @@ static void send_to_syslog(mg_slice line)
     struct iovec v[2] = { { (void *)head, sizeof(head) - 1 }, { (void *)line.ptr, line.len - 1 } };
     struct msghdr m = { .msg_iov = v, .msg_iovlen = 2 };
 
-    if (sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+    ssize_t n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+    /* A daemon that was started anew has another socket behind the same path. */
+    if (n < 0 && (errno == ECONNREFUSED || errno == ENOTCONN || errno == EBADF) && open_syslog())
+        n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0)
         tell_failure(errno);
     else
         told = false;
@@ -392,6 +398,8 @@ static bool open_syslog(void)
         return false;
     }
     memcpy(a.sun_path, path, strlen(path));
+    if (fd >= 0)
+        close(fd);
     fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     return fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0;
 }

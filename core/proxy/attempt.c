@@ -124,6 +124,16 @@ void mg_attempt_abandon(struct mg_exchange *x)
     release_peer(x, false, -1);
 }
 
+/* The request's body goes nowhere any more. */
+static void stop_upload(struct mg_exchange *x)
+{
+    x->in.to = NULL;
+    if (x->client && x->client->relaying) {
+        x->client->relaying = false;
+        x->client->ops->want(x->client, true);
+    }
+}
+
 static void fail_try(struct mg_exchange *x, enum mg_failure failure, const char *text)
 {
     struct mg_attempt *a = &x->attempt;
@@ -236,7 +246,7 @@ static void on_end(struct mg_stream *s, enum mg_why why)
     struct mg_attempt *a = &x->attempt;
 
     a->stream = NULL;
-    x->in.to = NULL;
+    stop_upload(x);
     mg_timeout_clear(&a->total);
     if (why == MG_WHY_COMPLETE) {
         x->out.from = NULL;
@@ -287,7 +297,7 @@ static void on_total(struct mg_timeout *t)
         a->stream = NULL;
         s->ops->reset(s, MG_WHY_TIMEOUT);
     }
-    x->in.to = NULL;
+    stop_upload(x);
     if (!answered) {
         fail_try(x, MG_FAIL_TIMEOUT, "the attempt took longer than its timeout");
     } else {
@@ -406,6 +416,7 @@ enum mg_next mg_attempt_send(struct mg_exchange *x)
     a->sent = true;
     a->reused = a->stream->reused;
     x->in.to = a->stream;
+    x->client->relaying = !x->in.whole;
     x->out.from = a->stream;
     a->stream->ops->send_head(a->stream, &a->head, bodiless);
     if (bodiless)
@@ -413,6 +424,21 @@ enum mg_next mg_attempt_send(struct mg_exchange *x)
     else
         mg_flow_pump(&x->in);
     return mg_go(x, MG_STEP_WAIT);
+}
+
+/* RFC 9110 7.8: an origin may only change to what the client has offered. */
+static bool is_agreed(const struct mg_exchange *x)
+{
+    const struct mg_field *f = mg_message_known(&x->response, MG_FIELD_UPGRADE);
+    mg_slice rest = f ? f->value : (mg_slice){ "", 0 }, protocol;
+    bool some = false;
+
+    while (mg_text_next_item(&rest, &protocol)) {
+        if (!mg_text_list_has(x->protocol, protocol))
+            return false;
+        some = true;
+    }
+    return some;
 }
 
 static bool is_retried_status(const struct mg_exchange *x)
@@ -435,6 +461,10 @@ enum mg_next mg_attempt_wait(struct mg_exchange *x)
         mg_attempt_abandon(x);
         return mg_go(x, MG_STEP_ERROR);
     }
+    if (a->answered && !a->failure && x->response.status == 101 && !is_agreed(x)) {
+        fail_try(x, MG_FAIL_MALFORMED, "101 to a protocol that was not asked for");
+        return mg_go(x, MG_STEP_RETRY);
+    }
     if (a->answered && is_retried_status(x) && !a->failure) {
         fail_try(x, MG_FAIL_STATUS, "the answer's status asks for another try");
         return mg_go(x, MG_STEP_RETRY);
@@ -449,13 +479,21 @@ static bool is_replayable(const struct mg_exchange *x)
 {
     if (x->view.head_sent || x->in.consumed || x->in.at_work)
         return false;
-    return !x->attempt.sent || x->in.arrived == 0 || (x->in.held.bytes == x->in.arrived && !x->in.done);
+    return !x->attempt.sent || x->in.arrived == x->in.kept.bytes + x->in.held.bytes;
 }
 
 /* RFC 9110 9.2.2: what the origin may have acted on is repeated only if acting twice is the same. */
 static bool is_safe_to_repeat(const struct mg_exchange *x)
 {
     return !x->attempt.sent || mg_method_is_idempotent(x->view.method);
+}
+
+static bool has_untried_peer(const struct mg_exchange *x)
+{
+    for (int i = 0, count = mg_upstream_count(x->view.upstream); i < count; i++)
+        if (mg_peer_may(mg_upstream_peer(x->view.upstream, i), &x->tried))
+            return true;
+    return false;
 }
 
 static bool may_retry(struct mg_exchange *x)
@@ -465,7 +503,8 @@ static bool may_retry(struct mg_exchange *x)
     bool again = x->retry_known ? x->retry_again
                                 : (spec->retry_on >> x->attempt.failure & 1) && is_safe_to_repeat(x);
 
-    return again && is_replayable(x) && x->view.tries < attempts && mg_upstream_may_retry(x->view.upstream);
+    return again && is_replayable(x) && x->view.tries < attempts && has_untried_peer(x) &&
+           mg_upstream_may_retry(x->view.upstream);
 }
 
 static enum mg_next try_again(struct mg_exchange *x)
@@ -479,6 +518,7 @@ static enum mg_next try_again(struct mg_exchange *x)
     x->view.status = 0;
     x->view.from_peer = 0;
     x->retry_known = false;
+    mg_flow_rewind(&x->in);
     mg_flow_reset(&x->out);
     mg_engine_again(x, MG_PHASE_BALANCE);
     mg_engine_again(x, MG_PHASE_ATTEMPT);
@@ -496,7 +536,8 @@ static enum mg_next try_fresh(struct mg_exchange *x)
     x->view.tries--;
     x->tried.count--;
     enum mg_next next = try_again(x);
-    x->entered |= 1u << MG_PHASE_BALANCE;   /* it has spoken */
+    if (mg_wants(x, MG_PHASE_BALANCE))
+        x->entered |= 1u << MG_PHASE_BALANCE;   /* it has spoken */
     x->attempt.picked = same;
     return next;
 }

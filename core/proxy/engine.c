@@ -193,7 +193,7 @@ enum mg_next mg_engine_fail(struct mg_exchange *x, unsigned status, const char *
 {
     x->failed = true;
     x->error_status = status;
-    x->error_text = text;
+    x->error_text = mg_slice_of(text);
     return mg_go(x, MG_STEP_ERROR);
 }
 
@@ -220,7 +220,7 @@ void mg_engine_phase_failed(struct mg_exchange *x, enum mg_phase phase)
         return;
     x->failed = true;
     x->error_status = 500;
-    x->error_text = "a hook failed";
+    x->error_text = MG_LIT("a hook failed");
     if (phase == MG_PHASE_HANDLE)
         x->hook_failed = true;
     mg_engine_touch(x);

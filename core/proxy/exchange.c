@@ -11,6 +11,9 @@
 #include "forward.h"
 #include "log.h"
 
+/* How much of a request's body is kept (by reference) for another try, until there is an answer. */
+enum { REPLAY_MOST = 64 * 1024 };
+
 static const struct mg_stream_events client_events;
 
 /* ---- A request begins. ---- */
@@ -46,6 +49,7 @@ void mg_exchange_open(struct mg_stream *s, const struct mg_message *request, boo
     x->view.version = x->request.version;
     x->continued = !mg_message_has(&x->request, MG_FIELD_EXPECT);
     x->in.from = last ? NULL : s;
+    x->in.keep = REPLAY_MOST;
     x->in.whole = last;
     describe_client(x, s->info);
     mg_engine_run(x);
@@ -58,7 +62,7 @@ static void break_request(struct mg_exchange *x, unsigned status, const char *te
 {
     x->broken = true;
     x->error_status = status;
-    x->error_text = text;
+    x->error_text = mg_slice_of(text);
     mg_flow_cut(&x->in);
     if (x->view.head_sent && x->client) {
         struct mg_stream *s = x->client;
@@ -137,13 +141,23 @@ static const struct mg_stream_events client_events = {
 
 /* ---- The steps. ---- */
 
+/* What the request means is in doubt, and so is all that follows it on its connection. */
+static enum mg_next refuse(struct mg_exchange *x, unsigned status, mg_slice text)
+{
+    x->client->final = true;
+    x->failed = true;
+    x->error_status = status;
+    x->error_text = text;
+    return mg_go(x, MG_STEP_ERROR);
+}
+
 static enum mg_next step_open(struct mg_exchange *x)
 {
     if (x->request.status)
-        return mg_engine_fail(x, x->request.status, x->request.reason.ptr);
+        return refuse(x, x->request.status, x->request.reason);
     int status = mg_forward_identify(x);
     if (status)
-        return mg_engine_fail(x, (unsigned)status, x->error_text);
+        return refuse(x, (unsigned)status, x->error_text);
     if (!x->continued && x->request.version >= 11 &&
         !mg_text_same(mg_message_known(&x->request, MG_FIELD_EXPECT)->value, MG_LIT("100-continue")))
         return mg_engine_fail(x, 417, "an expectation other than 100-continue");
@@ -206,6 +220,23 @@ static bool is_too_long(struct mg_exchange *x)
            mg_text_number(mg_message_known(&x->request, MG_FIELD_CONTENT_LENGTH)->value, &length) && length > most;
 }
 
+/* RFC 9110 7.6.2: OPTIONS and TRACE count down; at 0 we are who answers. */
+static bool is_last_hop(struct mg_exchange *x)
+{
+    char digits[20];
+    uint64_t hops;
+
+    if (!mg_message_has(&x->request, MG_FIELD_MAX_FORWARDS) ||
+        !(mg_method_is(x->view.method, "OPTIONS") || mg_method_is(x->view.method, "TRACE")) ||
+        !mg_text_number(mg_message_known(&x->request, MG_FIELD_MAX_FORWARDS)->value, &hops))
+        return false;
+    if (hops == 0)
+        return mg_exchange_answer(x, 200) == MG_OK;
+    size_t n = mg_text_put_number(digits, hops - 1);
+    (void)!mg_message_set(&x->request, mg_field_name(MG_FIELD_MAX_FORWARDS), (mg_slice){ digits, (uint32_t)n });
+    return false;
+}
+
 static enum mg_next step_route(struct mg_exchange *x)
 {
     struct mg_route_match match;
@@ -222,9 +253,13 @@ static enum mg_next step_route(struct mg_exchange *x)
         return mg_engine_fail(x, 404, "no route matches");
     }
     take_route(x, &match);
+    if (is_last_hop(x))
+        return mg_go(x, MG_STEP_RESPONSE);
     if (is_too_long(x))
         return mg_engine_fail(x, 413, "the body is longer than max_body_size");
     x->in.filtered = mg_wants(x, MG_PHASE_REQUEST_BODY);
+    if (x->in.filtered)
+        mg_flow_settle(&x->in);         /* hooks see a body once */
     x->out.filtered = mg_wants(x, MG_PHASE_RESPONSE_BODY);
     return mg_go(x, MG_STEP_ACCESS);
 }
@@ -238,7 +273,8 @@ static bool is_broken(struct mg_exchange *x)
 static enum mg_next fail_broken(struct mg_exchange *x)
 {
     mg_attempt_abandon(x);
-    return mg_engine_fail(x, x->error_status, x->error_text);
+    x->failed = true;
+    return mg_go(x, MG_STEP_ERROR);
 }
 
 static enum mg_next step_access(struct mg_exchange *x)
@@ -290,7 +326,7 @@ static enum mg_next step_error(struct mg_exchange *x)
         mg_attempt_abandon(x);
         x->failed = x->answered = false;
         x->view.status = (uint16_t)status;
-        x->view.failure_text = mg_slice_of(x->error_text);
+        x->view.failure_text = x->error_text;
     }
     if (mg_engine_hooks(x, MG_PHASE_ERROR) == MG_PARK)
         return MG_PARK;
@@ -316,6 +352,8 @@ static enum mg_next hand_to_fiber(struct mg_exchange *x)
 static enum mg_next step_response(struct mg_exchange *x)
 {
     if (x->view.from_peer && !x->prepared) {
+        if (!(x->at_work & 1u << MG_PHASE_HANDLE))
+            mg_flow_settle(&x->in);
         mg_forward_response(x);
         x->prepared = true;
     }
@@ -488,9 +526,10 @@ int mg_exchange_forward(struct mg_exchange *x)
         return MG_NO_PEER;
     /* Asked before: that response is dropped, and the request must be whole for another origin. */
     if (x->view.response || x->view.tries) {
-        if (x->in.arrived && (x->in.held.bytes != x->in.arrived || x->in.done))
+        if (x->in.arrived != x->in.held.bytes + x->in.kept.bytes)
             return MG_TOO_LATE;
         mg_attempt_abandon(x);
+        mg_flow_rewind(&x->in);
         mg_flow_reset(&x->out);
         x->view.response = NULL;
         x->view.status = 0;

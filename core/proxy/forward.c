@@ -11,7 +11,7 @@
 
 static int refuse(struct mg_exchange *x, int status, const char *text)
 {
-    x->error_text = text;
+    x->error_text = mg_slice_of(text);
     return status;
 }
 
@@ -171,6 +171,13 @@ static mg_slice present_target(struct mg_exchange *x)
     return (mg_slice){ both, (uint32_t)(to - both) };
 }
 
+static mg_slice peer_host(const struct mg_exchange *x)
+{
+    const struct mg_peer *p = x->attempt.peer;
+
+    return p && mg_host_is_valid(p->name) ? p->name : MG_LIT("localhost");
+}
+
 void mg_forward_attempt(struct mg_exchange *x)
 {
     struct mg_message *head = &x->attempt.head;
@@ -178,6 +185,9 @@ void mg_forward_attempt(struct mg_exchange *x)
     mg_message_fork(head, &x->request, x->arena);
     head->method = x->view.method;
     head->target = present_target(x);
+    /* RFC 9112 3.2: a request of HTTP/1.1 names a host, whatever the client's version let it leave out. */
+    if (!mg_message_has(head, MG_FIELD_HOST))
+        (void)!mg_message_push(head, mg_field_name(MG_FIELD_HOST), peer_host(x), MG_FIELD_HOST);
     if (x->protocol.len)
         (void)!mg_message_push(head, mg_field_name(MG_FIELD_UPGRADE), x->protocol, MG_FIELD_UPGRADE);
     if (x->in.filtered && !x->in.done)

@@ -54,10 +54,41 @@ static void tell_reader(struct mg_flow *f)
         answer(&f->reader, MG_CUT);
 }
 
+/* References to what goes out, while it is little. */
+static void keep(struct mg_flow *f, const struct mg_chain *c)
+{
+    if (!f->keep)
+        return;
+    if (f->kept.bytes + c->bytes > f->keep) {
+        mg_flow_settle(f);
+        return;
+    }
+    for (const struct mg_span *s = c->first; s; s = s->next)
+        mg_chain_add(&f->kept, s->block, s->ptr, s->len);
+}
+
+void mg_flow_settle(struct mg_flow *f)
+{
+    f->keep = 0;
+    if (f->kept.first)
+        mg_chain_clear(&f->kept);
+}
+
+void mg_flow_rewind(struct mg_flow *f)
+{
+    struct mg_chain rest = f->held;
+
+    f->held = f->kept;
+    f->kept = (struct mg_chain){ 0 };
+    mg_chain_move(&f->held, &rest);
+    f->done = false;
+}
+
 static void send_end(struct mg_flow *f, struct mg_chain *rest)
 {
     f->done = true;
     f->sent += rest->bytes;
+    keep(f, rest);
     if (f->trailers && f->trailers->count) {
         if (rest->bytes)
             f->to->ops->send_body(f->to, rest, false);
@@ -73,6 +104,7 @@ static void send_some(struct mg_flow *f, struct mg_chain *some)
     if (!some->bytes)
         return;
     f->sent += some->bytes;
+    keep(f, some);
     f->to->ops->send_body(f->to, some, false);
 }
 
@@ -155,6 +187,7 @@ bool mg_flow_arrive(struct mg_flow *f, struct mg_chain *body, bool last)
     if (f->to && !f->held.bytes && !f->at_work && !f->done && (!f->filtered || f->to->tunnel) && !f->trailers) {
         f->done = last;
         f->sent += body->bytes;
+        keep(f, body);
         f->to->ops->send_body(f->to, body, last);
         steer(f);
         return true;
@@ -188,6 +221,8 @@ void mg_flow_drop(struct mg_flow *f)
         mg_chain_clear(&f->piece);
     if (f->taken.first)
         mg_chain_clear(&f->taken);
+    if (f->kept.first)
+        mg_chain_clear(&f->kept);
 }
 
 void mg_flow_reset(struct mg_flow *f)

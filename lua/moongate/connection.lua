@@ -61,7 +61,7 @@ function connection.enter(slot, pointer)
   local view = ffi.cast(view_pointer, pointer)
   local record = { task = task, view = view, conn = describe(view), opened = false }
   live[slot] = record
-  return fiber.start(record, nil, run, record, nil, ended)
+  return fiber.start(record, run, record, nil, ended)
 end
 
 --- Its view dies.

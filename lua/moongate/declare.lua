@@ -49,7 +49,7 @@ local set_keys = {
   shared_size = size { min = 2 ^ 20 },
   log_flush = seconds(),
   access_log = text { expect = 'a path, "stderr", "off" or "syslog:/dev/log"' },
-  error_log = text { expect = 'a path, "stderr", "off" or "syslog:/dev/log"' },
+  error_log = text { expect = 'a path or "stderr"' },
   log_format = schema.choice { "json", "common", "combined" },
   log_fields = schema.words { expect = 'a list of field names like { "status", "path" }' },
   log_level = schema.choice { "debug", "info", "warn", "error" },

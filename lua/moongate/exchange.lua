@@ -1,6 +1,6 @@
 -- moongate.exchange - the runtime's own record of an exchange: what its fibers share.
 --
--- Records are used again with their slot. What policies hold (req, res, their
+-- Records are used again. What policies hold (req, res, their
 -- headers) is made anew for each exchange and cut off from the core when it is
 -- over, so a policy that kept it reads an error, not freed memory.
 local ffi = require "ffi"
@@ -11,8 +11,14 @@ local state = require "moongate.state"
 local exchange = {}
 
 local view_pointer, uintptr = ffi.typeof "mg_view *", ffi.typeof "uintptr_t"
-local live = {}         -- slot -> record; over ones stay, with view = false
+local live = {}         -- slot -> record, false when it is over
+local free, used = {}, 0
 local counts
+
+-- The core gives pointers as numbers, which are exact below 2 ^ 53 and need no conversion that LuaJIT can't compile.
+local function address_of(pointer)
+  return ffi.cast(uintptr, pointer)
+end
 
 exchange.live = live
 
@@ -29,6 +35,7 @@ local function new_record()
     headers = false,    -- of req
     res = false,        -- of the response that stands now
     route = false,      -- state.routes' entry, once routed
+    works = false,      -- by phase
     reached = 0,        -- handle hooks: the deepest layer that has begun
     responded = false,  -- the response hooks have run
     producer = false,   -- function that makes the answer's body
@@ -38,14 +45,19 @@ local function new_record()
   }
 end
 
---- The record of a slot, for the exchange that begins with this ENTER.
-function exchange.open(slot, pointer)
-  local x = live[slot]
-  if not x then
+--- The record of an exchange that begins, with this ENTER.
+---@param works table its works by phase, until it has a route
+function exchange.open(slot, pointer, works)
+  local x = free[used]
+  if x then
+    free[used] = nil
+    used = used - 1
+  else
     x = new_record()
-    live[slot] = x
   end
-  x.view = ffi.cast(view_pointer, ffi.cast(uintptr, pointer))
+  live[slot] = x
+  x.works = works
+  x.view = ffi.cast(view_pointer, address_of(pointer))
   counts = counts or C.mg_lua_count(state.generation)
   counts.requests = counts.requests + 1
   return x
@@ -79,8 +91,11 @@ function exchange.drop_opened(owner)
   owner.opened = false
 end
 
---- The exchange is over.
-function exchange.close(x)
+--- The exchange of this slot is over.
+function exchange.close(slot)
+  local x = live[slot]
+  if not x then return end
+  live[slot] = false
   if x.res then exchange.drop_response(x) end
   if x.headers then
     x.headers[1] = false
@@ -92,14 +107,15 @@ function exchange.close(x)
   end
   if x.opened then exchange.drop_opened(x) end
   x.view = false
-  x.route, x.reached, x.responded, x.producer, x.filters = false, 0, false, false, false
+  x.route, x.works, x.reached, x.responded, x.producer, x.filters = false, false, 0, false, false, false
   x.ctx, x.args, x.params, x.cookies, x.query = false, false, false, false, false
   counts.requests = counts.requests - 1
   if x.fibers then
     fiber.cancel_all(x)
-    fiber.drain()
-    x.fibers = nil
+    return        -- its fibers unwind with this record, so it is not used again
   end
+  used = used + 1
+  free[used] = x
 end
 
 return exchange

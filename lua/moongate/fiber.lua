@@ -6,6 +6,10 @@
 -- the library resumes or yields. Fibers that were settled run when the one at
 -- work has stopped, never inside it.
 --
+-- What the core enters most, a hook that does not wait, must cost little: see
+-- fiber.stepper. What resumes and yields is kept out of the compiler, which would
+-- make traces of it that cost more than the interpreter; the work itself is compiled.
+--
 -- An owner is what a fiber works for: an exchange, a connection, a timer. It is
 -- a table with task() and, while some of its fibers wait, a list of them.
 local C = require "moongate.seam"
@@ -26,7 +30,7 @@ fiber.mark = mark
 local gone = setmetatable({}, { __tostring = function() return "cancelled: the client has left, or time is up" end })
 fiber.gone = gone
 
-local current           -- the fiber that runs
+local current           -- the fiber that runs; between two events, the one that the next phase will run in
 local waiting = {}      -- ticket -> fiber
 local pool, pooled = {}, 0
 local ready, values, first, last = {}, {}, 1, 0    -- settled: a queue
@@ -59,11 +63,16 @@ local function unlink(f)
   count(-1)
 end
 
-local function serve(f)
+local function serve(work, x, f)
   while true do
-    f.work(f.a, f.b)
-    yield()
+    work(x, f)
+    work, x, f = yield()
   end
+end
+jit.off(serve)
+
+local function perform(f)
+  f.work(f.a, f.b)
 end
 
 -- The fiber has ended: back to the pool, and its starter is told.
@@ -72,18 +81,19 @@ local function finish(f, ok, problem)
   if waited then unlink(f) end
   if not ok and problem ~= gone then trace = traceback(f.co, tostring(problem)) end
   if ended then ended(f, ok, problem, trace, waited) end
-  f.owner, f.work, f.a, f.b, f.ended, f.phase, f.entry, f.gone = nil, nil, nil, nil, nil, nil, nil, nil
+  f.owner, f.phase, f.gone = false, false, false
+  f.work, f.a, f.b, f.ended, f.entry = nil, nil, nil, nil, nil
   if ok and pooled < POOL_MOST then
     pooled = pooled + 1
     pool[pooled] = f
   end
 end
 
--- Runs f until it waits (true) or ends.
-local function run(f, value)
+-- Runs f until it waits (true) or ends. `value` is what it waited for; or perform and f, at its beginning.
+local function run(f, value, itself)
   local before = current
   current = f
-  local ok, word = resume(f.co, value)
+  local ok, word = resume(f.co, value, itself)
   current = before
   if word == mark and ok then
     if not f.linked then link(f) end
@@ -93,25 +103,28 @@ local function run(f, value)
   return false
 end
 
-local function take(owner, work, a, b, ended)
+jit.off(run)
+
+local function idle()
   local f = pool[pooled]
-  if f then
-    pool[pooled] = nil
-    pooled = pooled - 1
-  else
-    f = { co = create(serve), linked = false, parked = 0 }
-  end
+  if not f then return { co = create(serve), linked = false, parked = 0, gone = false, owner = false, phase = false } end
+  pool[pooled] = nil
+  pooled = pooled - 1
+  return f
+end
+
+local function take(owner, work, a, b, ended)
+  local f = idle()
   f.owner, f.work, f.a, f.b, f.ended = owner, work, a, b, ended
   return f
 end
 
 --- Runs work(a, b) in a fiber until it ends or waits. `ended(f, ok, problem, trace, waited)` is called in any case,
---- when it ends; problem is fiber.gone, without a trace, if it was cancelled. `phase` is for ended.
+--- when it ends; problem is fiber.gone, without a trace, if it was cancelled.
 ---@return boolean at_work
-function fiber.start(owner, phase, work, a, b, ended)
+function fiber.start(owner, work, a, b, ended)
   local f = take(owner, work, a, b, ended)
-  f.phase = phase
-  return run(f, f)
+  return run(f, perform, f)
 end
 
 --- The same, but it begins when the fiber that runs now has stopped.
@@ -243,7 +256,7 @@ function fiber.drain()
       run(f, value)
     else
       f.beginning = nil
-      if f.gone then finish(f, true, nil) else run(f, value) end
+      if f.gone then finish(f, true, nil) else run(f, perform, f) end
     end
   end
   first, last = 1, 0
@@ -256,6 +269,46 @@ function fiber.wake(ticket, code)
   waiting[ticket], f.ticket = nil, nil
   f.parked = 0
   run(f, code)
+end
+
+--- What the core calls: step(event, a, b, c). An ENTER runs work(x, f), which must set f.owner, f.phase and f.gone,
+--- in the fiber that lies ready; as few instructions as possible pass between the core and the work.
+---@param live table<integer, table> records of exchanges by slot, which have works by phase
+---@param open fun(slot: integer, pointer: any): table
+---@param find_work fun(x: table, phase: integer): function
+---@param ended function as in fiber.start, for phases
+---@param others fun(event: integer, a: any, b: any, c: any): integer?
+function fiber.stepper(enter, live, open, find_work, ended, others)
+  -- The fiber waits or has failed: another one will be ready for the next phase.
+  local function part(f, ok, word)
+    current = idle()
+    f.ended = ended
+    if ok then
+      link(f)
+      return 1
+    end
+    finish(f, false, word)
+    return 0
+  end
+
+  local function step(event, a, b, c)
+    local answer = 0
+    if event == enter then
+      local x = live[a] or open(a, c)
+      local work = x.works[b] or find_work(x, b)
+      local f = current
+      local ok, word = resume(f.co, work, x, f)
+      if word then answer = part(f, ok, word) end
+    else
+      answer = others(event, a, b, c) or 0
+    end
+    if first > last then return answer end
+    fiber.drain()
+    return answer
+  end
+  jit.off(step)
+  current = idle()
+  return step
 end
 
 return fiber

@@ -28,7 +28,7 @@ end
 function generation.init()
   local own = owner.new()
   if not own then return -1 end
-  if fiber.start(own, nil, run_init, nil, nil, init_ended) then return 1 end
+  if fiber.start(own, run_init, nil, nil, init_ended) then return 1 end
   return failed and -1 or 0
 end
 
@@ -46,7 +46,7 @@ end
 function generation.exit()
   for _, entry in ipairs(state.exit) do
     local own = { task = function() return false end, opened = false }
-    fiber.start(own, nil, run_exit, entry, nil, exit_ended)
+    fiber.start(own, run_exit, entry, nil, exit_ended)
   end
   owner.close_all()
 end

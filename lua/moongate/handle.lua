@@ -14,30 +14,7 @@ local apply, request_of, response_of = answer.apply, request.of, response.of
 
 local handle = {}
 
-local none = {}
 local handler_entry = { label = "the route's handler" }
-
---- The response hooks, once an exchange.
-function handle.run_response(x, list)
-  if x.responded or not list then return end
-  x.responded = true
-  local f, req = current(), x.req or request_of(x)
-  local i, entry = 1, list[1]
-  ::again::
-  f.entry = entry
-  local status, body, headers = entry.fn(req, x.res or response_of(x))
-  if status ~= nil then
-    apply(x, entry, "response", status, body, headers)
-    return
-  end
-  i = i + 1
-  entry = list[i]
-  if entry then goto again end
-end
-
-local function run_response(x)
-  handle.run_response(x, x.route.hooks[C.MG_PHASE_RESPONSE])
-end
 
 local function forward(x)
   local code = C.mg_forward(x.view)
@@ -81,39 +58,30 @@ end
 
 local run_layer
 
-local function make_next(list, i)
+-- An onion: its hooks in order, `next` by depth, and the work of its response hooks.
+local function make_next(onion, i)
   return function(req)
     local x = req and req[2] or fiber.owner()
     local f = current()
     local entry = f.entry
-    local res = run_layer(x, list, i)
+    local res = run_layer(onion, x, i)
     f.entry = entry
     return res
   end
 end
 
 -- Runs layer i of the onion and all within; its response.
-function run_layer(x, list, i)
+function run_layer(onion, x, i)
   if x.reached < i then x.reached = i end
-  local entry = list[i]
+  local entry = onion[i]
   if not entry then
     innermost(x)
-    run_response(x)
+    onion.respond(x, current())
     return response_of(x)
-  end
-  local nexts = list.nexts
-  if not nexts then
-    nexts = {}
-    list.nexts = nexts
-  end
-  local inner = nexts[i]
-  if not inner then
-    inner = make_next(list, i + 1)
-    nexts[i] = inner
   end
 
   current().entry = entry
-  local status, body, headers = entry.fn(x.req, inner)
+  local status, body, headers = entry.fn(x.req, onion.nexts[i])
   if status ~= nil then
     if peer.is_upstream(status) then
       C.mg_view_set_upstream(x.view, status[1])
@@ -122,20 +90,28 @@ function run_layer(x, list, i)
       apply(x, entry, "handle", status, body, headers)
     end
   elseif x.reached <= i and not x.res then
-    return run_layer(x, list, i + 1)
+    return run_layer(onion, x, i + 1)
   end
   return response_of(x)
 end
 
---- The handle phase.
-function handle.run(x, list)
-  if not x.req then request_of(x) end
-  x.reached = 0
-  run_layer(x, list or none, 1)
-  if x.view.response == nil then
-    error("it ended without an answer: what forwards the request failed, and the error was caught", 0)
+--- The work of the handle phase.
+---@param list table[] its hooks
+---@param respond fun(x: table, f: table) the response hooks: they run once an exchange, inside of the onion
+---@return fun(x: table, f: table)
+function handle.build(list, respond)
+  local onion = { nexts = {}, respond = respond }
+  for i, entry in ipairs(list) do onion[i], onion.nexts[i] = entry, make_next(onion, i + 1) end
+  return function(x, f)
+    f.owner, f.phase, f.gone = x, C.MG_PHASE_HANDLE, false
+    if not x.req then request_of(x) end
+    x.reached = 0
+    run_layer(onion, x, 1)
+    if x.view.response == nil then
+      error("it ended without an answer: what forwards the request failed, and the error was caught", 0)
+    end
+    respond(x, f)
   end
-  run_response(x)
 end
 
 return handle

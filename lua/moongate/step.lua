@@ -9,11 +9,7 @@ local generation = require "moongate.generation"
 local hooks = require "moongate.hooks"
 local timer = require "moongate.timer"
 
-local ENTER, WAKE, FINISH, GONE = C.MG_EVENT_ENTER, C.MG_EVENT_WAKE, C.MG_EVENT_FINISH, C.MG_EVENT_GONE
 local REQUEST, ATTEMPT = C.MG_PHASE_REQUEST, C.MG_PHASE_ATTEMPT
-local live, open, find_route = exchange.live, exchange.open, exchange.find_route
-local start, drain, wake = fiber.start, fiber.drain, fiber.wake
-local use_request = state.use_request
 
 local phases = {
   [C.MG_PHASE_REQUEST] = "request", [C.MG_PHASE_ACCESS] = "access", [C.MG_PHASE_HANDLE] = "handle",
@@ -34,7 +30,7 @@ local function ended(f, ok, problem, trace, waited)
   local x, phase = f.owner, f.phase
   local view = x.view
   if not view then return end
-  if phase == ATTEMPT and x.headers then x.headers[1] = view.request end
+  if not ok and phase == ATTEMPT and x.headers then x.headers[1] = view.request end
   if not ok then
     if trace then log_failure(x, f, trace) end
     if trace or view.gone == 0 then C.mg_phase_failed(view, phase) end
@@ -42,42 +38,38 @@ local function ended(f, ok, problem, trace, waited)
   if waited then C.mg_phase_done(view, phase) end
 end
 
-local function enter(slot, phase, pointer)
-  local x = live[slot]
-  if not x or not x.view then x = open(slot, pointer) end
-  local list
-  if phase == REQUEST then
-    list = use_request
-  else
-    list = (x.route or find_route(x)).hooks[phase]
-  end
-  return start(x, phase, hooks[phase], x, list, ended)
-end
-
 local others = {
-  [C.MG_EVENT_CONNECT] = function(slot, _, pointer) return connection.enter(slot, pointer) end,
+  [C.MG_EVENT_WAKE] = fiber.wake,
+  [C.MG_EVENT_FINISH] = exchange.close,
+  [C.MG_EVENT_GONE] = function(slot)
+    local x = exchange.live[slot]
+    if x and x.fibers then fiber.cancel_all(x, true) end
+  end,
+  [C.MG_EVENT_CONNECT] = function(slot, _, pointer) return connection.enter(slot, pointer) and 1 or 0 end,
   [C.MG_EVENT_CLOSED] = function(slot) connection.close(slot) end,
   [C.MG_EVENT_INIT] = function() return generation.init() end,
   [C.MG_EVENT_START] = function() timer.start() end,
   [C.MG_EVENT_EXIT] = function() generation.exit() end,
 }
 
-return function(event, a, b, c)
-  local answer
-  if event == ENTER then
-    answer = enter(a, b, c)
-  elseif event == WAKE then
-    wake(a, b)
-  elseif event == FINISH then
-    local x = live[a]
-    if x and x.view then exchange.close(x) end
-  elseif event == GONE then
-    local x = live[a]
-    if x and x.fibers then fiber.cancel_all(x, true) end
-  else
-    answer = others[event](a, b, c)
-  end
-  drain()
-  if answer == true then return 1 end
-  return answer or 0
+local function find_work(x, phase)
+  local route = exchange.find_route(x)
+  local works = route.works or hooks.prepare(route)
+  x.works = works
+  return works[phase]
 end
+
+local request_works = {}
+setmetatable(request_works, { __index = function(_, phase)
+  if phase ~= REQUEST then return nil end
+  request_works[REQUEST] = hooks.build(REQUEST, state.use_request)
+  return request_works[REQUEST]
+end })
+
+local function open(slot, pointer)
+  return exchange.open(slot, pointer, request_works)
+end
+
+return fiber.stepper(C.MG_EVENT_ENTER, exchange.live, open, find_work, ended, function(event, a, b, c)
+  return others[event](a, b, c)
+end)

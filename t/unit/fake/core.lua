@@ -244,7 +244,8 @@ end
 
 function core.enter(x, phase)
   x.failed, x.done = nil, nil
-  return step(core.C.MG_EVENT_ENTER, tonumber(x.view.slot), core.C["MG_PHASE_" .. phase], x.view)
+  return step(core.C.MG_EVENT_ENTER, tonumber(x.view.slot), core.C["MG_PHASE_" .. phase],
+    tonumber(ffi.cast("uintptr_t", ffi.cast("void *", x.view))))
 end
 function core.wake(ticket, code) return step(core.C.MG_EVENT_WAKE, ticket, code or 0) end
 function core.finish(x) return step(core.C.MG_EVENT_FINISH, tonumber(x.view.slot), 0) end
