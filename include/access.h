@@ -8,6 +8,8 @@ struct mg_exchange;
 /* Opens what settings.access_log names: a path, "stderr", "off", "syslog:/dev/log". NULL, or what is wrong, as a sentence.
  * The settings' texts must live as long. */
 const char *mg_access_open(const mg_settings *settings);
+/* Only looks at what the settings say of the log: as mg_access_open, without opening. */
+const char *mg_access_check(const mg_settings *settings);
 /* At LOG, when the log hooks are done. */
 void mg_access_log(const struct mg_exchange *x);
 /* Writes what waits. */

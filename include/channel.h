@@ -28,7 +28,7 @@ struct mg_bind {
 
 struct mg_ready {
     int workers;                    /* 0: as many as processors */
-    double drain_timeout;
+    char error_log[MG_WHERE_TEXT];  /* empty: standard error */
     unsigned count;
     struct mg_bind binds[];
 };

@@ -7,7 +7,7 @@ struct mg_master_options {
     const char *script;
     const char *control;        /* --control; NULL: no control socket */
     int workers;                /* --workers; 0: as the script says */
-    bool log_level_given;
+    bool log_level_given, error_log_given;      /* they stand, whatever the script says */
 };
 
 /* The whole life of `moongate gateway.lua`. The exit status. */

@@ -426,7 +426,7 @@ static bool open_target(mg_slice where)
     return target == SYSLOG ? open_syslog() : open_file();
 }
 
-const char *mg_access_open(const mg_settings *s)
+const char *mg_access_check(const mg_settings *s)
 {
     if (mg_text_equal(s->log_format, MG_LIT("json")))
         format = JSON;
@@ -436,7 +436,13 @@ const char *mg_access_open(const mg_settings *s)
         format = COMBINED;
     else
         return complaint("log_format", s->log_format, "write \"json\", \"common\" or \"combined\"");
-    const char *problem = choose_fields(s->log_fields);
+    return choose_fields(s->log_fields);
+}
+
+const char *mg_access_open(const mg_settings *s)
+{
+    const char *problem = mg_access_check(s);
+
     if (problem)
         return problem;
     if (!open_target(s->access_log))

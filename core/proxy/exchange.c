@@ -160,7 +160,7 @@ static enum mg_next step_open(struct mg_exchange *x)
         return refuse(x, (unsigned)status, x->error_text);
     if (!x->continued && x->request.version >= 11 &&
         !mg_text_same(mg_message_known(&x->request, MG_FIELD_EXPECT)->value, MG_LIT("100-continue")))
-        return mg_engine_fail(x, 417, "an expectation other than 100-continue");
+        return refuse(x, 417, MG_LIT("an expectation other than 100-continue"));
     mg_forward_request(x);
     if (mg_arena_failed(x->arena))
         return mg_engine_fail(x, 503, "out of memory");

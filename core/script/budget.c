@@ -35,7 +35,7 @@ static volatile sig_atomic_t code_count;
 static volatile sig_atomic_t ticks, began = -1;
 static int allowed;                 /* ticks a run */
 static lua_State *running;
-static uintptr_t base;              /* of the stack of the run */
+static uintptr_t base;              /* of the stack of the run: below the return address into mg_budget_call */
 static sigjmp_buf way_out;
 
 static int note_object(struct dl_phdr_info *info, size_t size, void *counter)
@@ -83,6 +83,7 @@ static bool is_trace(uintptr_t address)
     return true;
 }
 
+#ifdef __x86_64__
 /* Is it LuaJIT that runs, and no function of ours that it has called? A word that only looks like an address of
  * ours costs a tick, no more. */
 __attribute__((no_sanitize("address"))) static bool may_leave(const ucontext_t *c)
@@ -97,6 +98,18 @@ __attribute__((no_sanitize("address"))) static bool may_leave(const ucontext_t *
             return false;
     return true;
 }
+
+#define STACK_POINTER(to) __asm__ volatile("mov %%rsp, %0" : "=r"(to))
+#else
+/* Elsewhere a run is only asked to stop. */
+static bool may_leave(const ucontext_t *c)
+{
+    (void)c;
+    return false;
+}
+
+#define STACK_POINTER(to) ((to) = 0)
+#endif
 
 static void stop(lua_State *L, lua_Debug *ar)
 {
@@ -138,12 +151,13 @@ unsigned mg_budget_allowed(void)
 int mg_budget_call(lua_State *L, int arguments, int results)
 {
     running = L;
-    base = (uintptr_t)__builtin_frame_address(0);
     if (sigsetjmp(way_out, 0)) {
         began = -1;
         return MG_BUDGET_LEFT;
     }
     began = ticks;
+    STACK_POINTER(base);
+    base -= sizeof(void *);
     int failed = lua_pcall(L, arguments, results, 0);
     began = -1;
     return failed;

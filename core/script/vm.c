@@ -93,17 +93,28 @@ static void fail_views(struct vm *vm)
     }
 }
 
-/* The run would not stop. Nothing of this VM may be touched again but its heap. */
-static void lose(struct vm *vm)
+/* Nothing of this VM may be touched again but its heap. */
+static void lose(struct vm *vm, const char *why)
 {
-    mg_log(MG_LOG_ERROR, "a run of Lua took longer than cpu_budget (%u ms) and could not be stopped: its VM is thrown "
-                         "away and built anew; the exchanges that were in it are answered with 500",
-           mg_budget_allowed());
+    mg_log(MG_LOG_ERROR, "%s: the VM is thrown away and built anew; the exchanges that were in it are answered with 500",
+           why);
     vm->lost = true;
     fail_views(vm);
     mg_seam_end(vm->generation);
     mg_heap_free(&vm->heap);
     vm->L = NULL;
+}
+
+/* LuaJIT does not collect when its allocator refuses: near the limit that is done here. A VM whose memory is still
+ * nearly all in use is no good to anybody. */
+static void relieve(struct vm *vm)
+{
+    if (vm->heap.used < vm->heap.most / 10 * 9)
+        return;
+    lua_gc(vm->L, LUA_GCCOLLECT, 0);
+    if (vm->heap.used < vm->heap.most / 10 * 9)
+        return;
+    lose(vm, "Lua holds nearly all of memory_limit, and a collection freed too little");
 }
 
 static int call(struct vm *vm)
@@ -120,6 +131,7 @@ static int call(struct vm *vm)
         answer = (int)lua_tointeger(L, -1);
     lua_settop(L, STEP);
     vm->inside = false;
+    relieve(vm);
     return answer;
 }
 
@@ -140,7 +152,7 @@ static int enter(struct vm *vm, int event, uint32_t a, int b, void *c)
     int answer = call(vm);
     if (vm->inside) {                   /* it was left */
         vm->inside = false;
-        lose(vm);
+        lose(vm, "a run of Lua took longer than cpu_budget and did not stop when it was asked to");
     }
     return answer;
 }

@@ -7,6 +7,7 @@
 
 #include <ev.h>
 
+#include "access.h"
 #include "clock.h"
 #include "control.h"
 #include "log.h"
@@ -70,6 +71,7 @@ static int take_option(int option, struct line *l)
         l->master.log_level_given = mg_log_level_named(mg_slice_of(optarg), &mg_log_level);
         return l->master.log_level_given ? 0 : misuse("--log: debug, info, warn, error or none is needed, got", optarg);
     case 'e':
+        l->master.error_log_given = true;
         if (mg_log_open(optarg))
             return 0;
         fprintf(stderr, "moongate: --error-log %s: %s\n", optarg, strerror(errno));
@@ -95,10 +97,15 @@ static int check(const char *script)
     }
     mg_clock_start(ev_default_loop(0));
     int status = mg_vm_load(g, script, &problem) == MG_OK ? 0 : 1;
+    const char *log_problem = status ? NULL : mg_access_check(&g->settings);
     if (status) {
         fprintf(stderr, "%.*s\n", (int)problem.len, problem.ptr);
     } else {
-        mg_vm_check(g);
+        if (log_problem)
+            fprintf(stderr, "%s\n", log_problem);
+        else
+            mg_vm_check(g);
+        status = log_problem != NULL;
         mg_vm_close(g);
     }
     mg_generation_free(g);

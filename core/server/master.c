@@ -168,6 +168,7 @@ static void stop(bool drain)
     for (unsigned i = 0; i < m.count; i++)
         ev_timer_stop(m.loop, &m.children[i].again);
     tell_all(drain ? MG_WORD_DRAIN : MG_WORD_STOP);
+    unbind_all();
     if (!drain) {
         ev_timer_set(&m.kill, STOP_PATIENCE, 0);
         ev_timer_start(m.loop, &m.kill);
@@ -213,6 +214,11 @@ static void commit_if_all_ready(void)
 /* The first worker has loaded the script: bind, and start the others. */
 static void begin(void)
 {
+    if (m.ready->error_log[0] && !m.options->error_log_given && !mg_log_open(m.ready->error_log)) {
+        mg_log(MG_LOG_ERROR, "error_log %s: %s", m.ready->error_log, strerror(errno));
+        fail();
+        return;
+    }
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
     int wanted = m.options->workers ? m.options->workers : m.ready->workers ? m.ready->workers : (int)processors;
 
@@ -356,6 +362,7 @@ static void on_child(struct ev_loop *loop, ev_child *watch, int events)
 
     (void)events;
     ev_child_stop(loop, watch);
+    on_channel(loop, &c->io, EV_READ);  /* its last words may still lie there */
     ev_io_stop(loop, &c->io);
     close(c->channel);
     describe_end(how, sizeof(how), watch->rstatus);
@@ -384,6 +391,7 @@ __attribute__((noreturn)) static void become_worker(int number, int channel)
         .channel = channel,
         .script = m.options->script,
         .log_level_given = m.options->log_level_given,
+        .error_log_given = m.options->error_log_given,
     };
     sigset_t none;
 

@@ -185,7 +185,8 @@ static void on_prepared(struct mg_generation *g, enum mg_status status)
         return;
     }
     r->workers = g->settings.workers;
-    r->drain_timeout = g->settings.drain_timeout;
+    if (!mg_text_equal(g->settings.error_log, MG_LIT("stderr")))
+        snprintf(r->error_log, sizeof(r->error_log), "%.*s", (int)g->settings.error_log.len, g->settings.error_log.ptr);
     r->count = g->listen_count;
     for (unsigned i = 0; i < r->count; i++)
         describe_bind(&r->binds[i], &g->listens[i]);
@@ -352,10 +353,22 @@ static void say_who(int number)
     mg_log_who(who);
 }
 
+static void open_error_log(const mg_settings *s)
+{
+    char path[MG_WHERE_TEXT];
+
+    if (w.options->error_log_given || mg_text_equal(s->error_log, MG_LIT("stderr")))
+        return;
+    snprintf(path, sizeof(path), "%.*s", (int)s->error_log.len, s->error_log.ptr);
+    (void)mg_log_open(path);            /* the master says what is wrong with it */
+}
+
 static bool open_services(const mg_settings *s)
 {
     static char servers[256];
     enum mg_log_level level;
+
+    open_error_log(s);
 
     snprintf(servers, sizeof(servers), "%.*s", (int)s->resolver.len, s->resolver.len ? s->resolver.ptr : "");
     if (!w.options->log_level_given && mg_log_level_named(s->log_level, &level))

@@ -8,7 +8,7 @@ local headers = require "moongate.headers"
 local edit = {}
 
 local function fields(view)
-  return headers.new(view.response)
+  return headers.of_response(view)
 end
 
 -- The body's length and bytes will be other ones than the origin said.

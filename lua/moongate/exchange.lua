@@ -78,7 +78,7 @@ end
 function exchange.drop_response(x)
   local res = x.res
   if not res then return end
-  cut(rawget(res, "headers"))
+  cut(res[3])
   res[1] = false
   x.res = false
 end

@@ -1,14 +1,14 @@
 -- moongate.headers - the fields of a head, as a table that ignores case.
 --
--- [1] is the mg_message that is read and written in place; false once it is
--- over. Names are strings, so nothing else stands in the way.
+-- [1] is the exchange's mg_view, false once it is over; the head is looked up in
+-- it each time, as compiled code does that for nothing, and a pointer kept in a
+-- table would be an object of its own. Names are strings, so nothing else stands in the way.
 local ffi = require "ffi"
 local C = require "moongate.seam"
 local text = ffi.string
 
 ---@class moongate.Headers
 ---@field [string] string|nil reading joins repeated fields; assign a string, a list (several fields) or nil (removes)
-local headers = {}
 
 local slice, name_slice = ffi.new "mg_slice", ffi.new "mg_slice"
 
@@ -51,12 +51,8 @@ local function set(m, name, value)
   end
 end
 
---- The values of all fields of this name, one by one.
----@param name string
----@return string[]
-function headers:all(name)
-  local m, out, wanted = self[1] or over(), {}, name:lower()
-  local i = 0
+local function all(m, name)
+  local out, wanted, i = {}, name:lower(), 0
   while C.mg_field_at(m, i, name_slice, slice) == 0 do
     if name_slice.len == #name and text(name_slice.ptr, name_slice.len):lower() == wanted then
       out[#out + 1] = text(slice.ptr, slice.len)
@@ -66,42 +62,62 @@ function headers:all(name)
   return out
 end
 
---- Adds a field, beside those of the same name.
----@param name string
----@param value string|number
-function headers:add(name, value)
-  check_name(name)
-  put(C.mg_field_add, self[1] or over(), name, value)
-end
-
-local function next_field(self, at)
-  local i = at and self.at or 0
-  if C.mg_field_at(self.m, i, name_slice, slice) ~= 0 then return nil end
-  self.at = i + 1
+local function next_field(walk, at)
+  local i = at and walk.at or 0
+  if C.mg_field_at(walk.m, i, name_slice, slice) ~= 0 then return nil end
+  walk.at = i + 1
   return text(name_slice.ptr, name_slice.len), text(slice.ptr, slice.len)
 end
 
-local meta = {
-  __index = function(self, name)
-    local method = headers[name]
-    if method then return method end
-    local m = self[1] or over()
-    check_name(name)
-    if C.mg_field_get(m, name, #name, slice) == 0 then return text(slice.ptr, slice.len) end
-  end,
-  __newindex = function(self, name, value)
-    local m = self[1] or over()
-    check_name(name)
-    set(m, name, value)
-  end,
-  __pairs = function(self)
-    return next_field, { m = self[1] or over() }, nil
-  end,
-}
+-- The metatable of headers whose head head_of(self) finds.
+local function meta_of(head_of)
+  local methods = {}
 
-local function new(m)
-  return setmetatable({ m }, meta)
+  --- The values of all fields of this name, one by one.
+  ---@param name string
+  ---@return string[]
+  function methods:all(name)
+    check_name(name)
+    return all(head_of(self), name)
+  end
+
+  --- Adds a field, beside those of the same name.
+  ---@param name string
+  ---@param value string|number
+  function methods:add(name, value)
+    check_name(name)
+    put(C.mg_field_add, head_of(self), name, value)
+  end
+
+  return {
+    __index = function(self, name)
+      local method = methods[name]
+      if method then return method end
+      local m = head_of(self)
+      check_name(name)
+      if C.mg_field_get(m, name, #name, slice) == 0 then return text(slice.ptr, slice.len) end
+    end,
+    __newindex = function(self, name, value)
+      local m = head_of(self)
+      check_name(name)
+      set(m, name, value)
+    end,
+    __pairs = function(self)
+      return next_field, { m = head_of(self) }, nil
+    end,
+  }
 end
+
+-- [2] of a request's: this is an attempt hook, and what counts is the try's own copy.
+local request_meta = meta_of(function(self)
+  local view = self[1] or over()
+  if self[2] then return view.attempt end
+  return view.request
+end)
+
+local response_meta = meta_of(function(self)
+  return (self[1] or over()).response
+end)
 
 -- ---- Fields that stay when their head is gone: those of a fetch's response. ----
 
@@ -158,7 +174,8 @@ function _G.pairs(t)
 end
 
 return {
-  new = new,        -- over an mg_message
+  of_request = function(view) return setmetatable({ view, false }, request_meta) end,
+  of_response = function(view) return setmetatable({ view }, response_meta) end,
   keep = keep,      -- a copy of an mg_message's fields
   none = none,      -- no fields at all
   set = set,        -- writes one field of an mg_message

@@ -24,12 +24,12 @@ local tools = { apply = answer.apply, request_of = request.of, response_of = res
 
 function tools.attempt_peer(x, req)
   local view = x.view
-  req.headers[1] = view.attempt
+  req.headers[2] = true
   return peer.of(view.peer)
 end
 
 function tools.attempt_done(x, req)
-  req.headers[1] = x.view.request
+  req.headers[2] = false
 end
 
 function tools.error_of(x)

@@ -50,7 +50,7 @@ end
 function readers.headers(v, x)
   local h = x.headers
   if not h then
-    h = headers.new(v.request)
+    h = headers.of_request(v)
     x.headers = h
   end
   return h

@@ -1,7 +1,7 @@
 -- moongate.response - the response as policies see it.
 --
 -- res[1] is the mg_view, false when the exchange is over or another response
--- has taken this one's place; res[2] the runtime's record.
+-- has taken this one's place; res[2] the runtime's record; res[3] the headers, once they were asked for.
 local C = require "moongate.seam"
 local body = require "moongate.body"
 local edit = require "moongate.edit"
@@ -71,8 +71,11 @@ end
 local meta = {
   __index = function(self, key)
     if key == "headers" then
-      local h = headers.new((self[1] or over()).response)
-      rawset(self, "headers", h)
+      local h = self[3]
+      if not h then
+        h = headers.of_response(self[1] or over())
+        self[3] = h
+      end
       return h
     end
     local read = readers[key]
@@ -99,7 +102,7 @@ function response.of(x)
   if not res then
     local view = x.view
     if view.response == nil then return nil end
-    res = setmetatable({ view, x }, meta)
+    res = setmetatable({ view, x, false }, meta)
     x.res = res
   end
   return res

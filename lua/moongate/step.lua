@@ -30,7 +30,7 @@ local function ended(f, ok, problem, trace, waited)
   local x, phase = f.owner, f.phase
   local view = x.view
   if not view then return end
-  if not ok and phase == ATTEMPT and x.headers then x.headers[1] = view.request end
+  if not ok and phase == ATTEMPT and x.headers then x.headers[2] = false end
   if not ok then
     if trace then log_failure(x, f, trace) end
     if trace or view.gone == 0 then C.mg_phase_failed(view, phase) end
@@ -52,19 +52,18 @@ local others = {
   [C.MG_EVENT_EXIT] = function() generation.exit() end,
 }
 
+local request_works = {}        -- of an exchange that has no route yet
+
 local function find_work(x, phase)
+  if phase == REQUEST then
+    request_works[REQUEST] = hooks.build(REQUEST, state.use_request)
+    return request_works[REQUEST]
+  end
   local route = exchange.find_route(x)
   local works = route.works or hooks.prepare(route)
   x.works = works
   return works[phase]
 end
-
-local request_works = {}
-setmetatable(request_works, { __index = function(_, phase)
-  if phase ~= REQUEST then return nil end
-  request_works[REQUEST] = hooks.build(REQUEST, state.use_request)
-  return request_works[REQUEST]
-end })
 
 local function open(slot, pointer)
   return exchange.open(slot, pointer, request_works)
