@@ -44,6 +44,7 @@ struct mg_exchange {
     bool failed;                        /* the proxy must answer with error_status */
     bool broken;                        /* the request's body will never be whole */
     bool prepared;                      /* the peer's response is ready for policies and the client */
+    bool scripted;                      /* Lua knows it: it must hear of its end */
     bool touched;                       /* on the list of mg_exchange_touch */
     bool continued;                     /* 100 Continue went to the client, or was not asked for */
     bool retry_known, retry_again;      /* what a retry hook said */

@@ -24,5 +24,5 @@ void mg_log_reopen(void);
 int mg_log_fd(void);
 
 void mg_log(enum mg_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* As it stands: a traceback may have several lines. */
+/* Of several lines, such as a traceback: all but the first are indented. */
 void mg_log_text(enum mg_log_level level, mg_slice text);

@@ -1,5 +1,6 @@
 """conftest.py - the fixtures: a proxy, origins behind it, and the ending that all tests share."""
 import os
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +8,7 @@ import moongate as moongate_module
 import origin as origin_module
 
 os.environ.setdefault("ASAN_OPTIONS", "detect_leaks=1:abort_on_error=0")
+os.environ.setdefault("LSAN_OPTIONS", f"print_suppressions=0:suppressions={Path(__file__).parent}/leaks.supp")
 os.environ.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
 
 

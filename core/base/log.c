@@ -17,7 +17,7 @@
 
 #include "text.h"
 
-enum { HEAD_MAX = 96, LINE_MAX_BYTES = 4096 };
+enum { HEAD_MAX = 96, LINES_MAX_BYTES = 16 * 1024, LINE_MAX_BYTES = 4096 };
 
 static const char *const names[] = {
     [MG_LOG_DEBUG] = "debug", [MG_LOG_INFO] = "info", [MG_LOG_WARN] = "warn",
@@ -147,11 +147,23 @@ void mg_log(enum mg_log_level level, const char *format, ...)
     put_line(level, (mg_slice){ line, len });
 }
 
+/* Further lines are indented, so that none can pass for a line of the log's own. */
 void mg_log_text(enum mg_log_level level, mg_slice text)
 {
+    char lines[LINES_MAX_BYTES];
+    uint32_t len = 0;
+
     if (level < mg_log_level)
         return;
     while (text.len > 0 && text.ptr[text.len - 1] == '\n')
         text.len--;
-    put_line(level, text);
+    for (uint32_t i = 0; i < text.len && len < sizeof(lines) - 3; i++) {
+        char c = text.ptr[i];
+        lines[len++] = c == '\n' || c == '\t' || ((uint8_t)c >= 0x20 && c != 0x7f) ? c : '?';
+        if (c == '\n') {
+            lines[len++] = ' ';
+            lines[len++] = ' ';
+        }
+    }
+    put_line(level, (mg_slice){ lines, len });
 }

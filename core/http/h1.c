@@ -592,7 +592,7 @@ static void finish_request(struct mg_h1 *h)
     end_stream(h, MG_WHY_COMPLETE);
     if (h->doomed)
         return;
-    if (!h->keep) {
+    if (!h->keep || h->draining || h->eof) {
         /* Closing with bytes unread would reset the connection and take the answer with it. */
         if (h->eof || (h->incoming.whole && h->in_at == h->in_end && !h->lingering)) {
             mg_h1_doom(h, false);

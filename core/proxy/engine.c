@@ -114,7 +114,7 @@ static void finish(struct mg_exchange *x)
     struct mg_policy *policy = x->generation->policy;
 
     mg_task_end(&x->task);
-    if (x->entered)
+    if (x->scripted)
         policy->finish(policy, &x->view);
     mg_flow_drop(&x->in);
     mg_flow_drop(&x->out);

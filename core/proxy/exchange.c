@@ -60,6 +60,8 @@ void mg_exchange_open(struct mg_stream *s, const struct mg_message *request, boo
 /* The request's body can't become whole: what an origin got of it is cut, and the client is told if it still can be. */
 static void break_request(struct mg_exchange *x, unsigned status, const char *text)
 {
+    if (x->view.head_sent && !x->view.from_peer)
+        return;                         /* our own answer stands, and the codec closes behind it */
     x->broken = true;
     x->error_status = status;
     x->error_text = mg_slice_of(text);
@@ -81,6 +83,8 @@ static void on_request_body(struct mg_stream *s, struct mg_chain *body, bool las
     x->view.bytes_in += (double)body->bytes;
     if (last)
         x->in.from = NULL;
+    if (x->view.head_sent && !x->view.from_peer)
+        return;                         /* answered by ourselves: nobody takes it */
     if (mg_flow_arrive(&x->in, body, last) || x->broken)
         return;
     if (x->client)
@@ -122,7 +126,7 @@ static void on_client_end(struct mg_stream *s, enum mg_why why)
         x->view.gone = 1;
         mg_flow_cut(&x->in);
         mg_task_gone(&x->task);
-        if (x->entered) {
+        if (x->scripted) {
             struct mg_policy *policy = x->generation->policy;
             policy->gone(policy, x->view.slot);
         }

@@ -185,7 +185,7 @@ static enum mg_next vm_enter(struct mg_policy *p, struct mg_view *x, enum mg_pha
 {
     struct vm *vm = (struct vm *)p;
 
-    MG_EXCHANGE_OF(x)->entered |= 1u << phase;
+    MG_EXCHANGE_OF(x)->scripted = true;
     int answer = !know(vm, x) ? -1 : enter(vm, MG_EVENT_ENTER, x->slot, (int)phase, x);
     if (answer < 0)
         mg_phase_failed(x, (int)phase);

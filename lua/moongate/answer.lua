@@ -14,6 +14,14 @@ local dropped = {
   ["transfer-encoding"] = true, upgrade = true, ["content-length"] = true, ["proxy-authenticate"] = true,
 }
 
+-- "access of policy auth", or "the route's handler".
+local function who(phase, entry)
+  if entry.alone then return entry.label end
+  return phase .. " of policy " .. entry.label
+end
+
+answer.who = who
+
 local slice = require("ffi").new "mg_slice"
 
 local function has_field(m, name)
@@ -22,12 +30,11 @@ end
 
 local function begin(x, entry, phase, status)
   if status % 1 ~= 0 or status < 200 or status > 599 then
-    error(("%s of policy %s returned the status %s; return one from 200 to 599"):format(phase, entry.label,
-      tostring(status)), 0)
+    error(("%s returned the status %s; return one from 200 to 599"):format(who(phase, entry), tostring(status)), 0)
   end
   local code = C.mg_answer(x.view, status)
   if code < 0 then
-    error(("%s of policy %s answers, but the response's head has gone out"):format(phase, entry.label), 0)
+    error(("%s answers, but the response's head has gone out"):format(who(phase, entry)), 0)
   end
   exchange.drop_response(x)
   x.producer, x.filters = false, false
@@ -37,11 +44,11 @@ end
 local function set_headers(m, given, entry, phase)
   if given == nil then return end
   if type(given) ~= "table" then
-    error(("%s of policy %s returned a %s as headers; return a table"):format(phase, entry.label, type(given)), 0)
+    error(("%s returned a %s as headers; return a table"):format(who(phase, entry), type(given)), 0)
   end
   for name, value in pairs(given) do
     if type(name) ~= "string" then
-      error(("%s of policy %s returned headers with a %s as a name"):format(phase, entry.label, type(name)), 0)
+      error(("%s returned headers with a %s as a name"):format(who(phase, entry), type(name)), 0)
     end
     headers.set(m, name, value)
   end
@@ -65,15 +72,14 @@ local function write_body(x, m, body, entry, phase)
   elseif kind == "table" then
     local text, reason = json.encode(body)
     if not text then
-      error(("%s of policy %s returned a table that can't be JSON: %s"):format(phase, entry.label, reason), 0)
+      error(("%s returned a table that can't be JSON: %s"):format(who(phase, entry), reason), 0)
     end
     set_type(m, "application/json")
     C.mg_answer_write(x.view, text, #text)
   elseif kind == "function" then
     produce(x, body)
   elseif body ~= nil then
-    error(("%s of policy %s returned a %s as the body; return a string, a table or a function"):format(phase,
-      entry.label, kind), 0)
+    error(("%s returned a %s as the body; return a string, a table or a function"):format(who(phase, entry), kind), 0)
   end
 end
 
@@ -107,14 +113,14 @@ function answer.apply(x, entry, phase, status, body, given)
   local kind = getmetatable(status)
   if kind == response.meta then
     if status == x.res then return true end
-    error(("%s of policy %s returned a response that is over, or another request's"):format(phase, entry.label), 0)
+    error(("%s returned a response that is over, or another request's"):format(who(phase, entry)), 0)
   elseif fetch.is(status) then
     if status.status == 0 then return answer.apply(x, entry, phase, 502, "the fetch failed\n") end
     pass_on(x, entry, phase, status)
     return true
   end
-  error(("%s of policy %s returned a %s; return a status from 200 to 599, a response, or nothing"):format(phase,
-    entry.label, type(status)), 0)
+  error(("%s returned a %s; return a status from 200 to 599, a response, or nothing"):format(who(phase, entry),
+    type(status)), 0)
 end
 
 return answer

@@ -107,7 +107,9 @@ jit.off(run)
 
 local function idle()
   local f = pool[pooled]
-  if not f then return { co = create(serve), linked = false, parked = 0, gone = false, owner = false, phase = false } end
+  if not f then
+    return { co = create(serve), linked = false, parked = 0, gone = false, owner = false, phase = false }
+  end
   pool[pooled] = nil
   pooled = pooled - 1
   return f

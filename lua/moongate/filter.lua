@@ -1,6 +1,7 @@
 -- moongate.filter - bodies on their way through request_body and response_body hooks and a response's own edits.
 local ffi = require "ffi"
 local C = require "moongate.seam"
+local answer = require "moongate.answer"
 local request = require "moongate.request"
 local response = require "moongate.response"
 local text = ffi.string
@@ -8,11 +9,11 @@ local text = ffi.string
 local filter = {}
 
 local slice = ffi.new "mg_slice"
-local edit_entry = { label = "res:replace or res:map" }
+local edit_entry = { label = "res:replace or res:map", alone = true }
 
 local function check(piece, entry, phase)
   if piece ~= nil and type(piece) ~= "string" then
-    error(("%s of policy %s returned a %s; return a string, or nothing"):format(phase, entry.label, type(piece)), 0)
+    error(("%s returned a %s; return a string, or nothing"):format(answer.who(phase, entry), type(piece)), 0)
   end
   return piece
 end

@@ -14,7 +14,7 @@ local apply, request_of, response_of = answer.apply, request.of, response.of
 
 local handle = {}
 
-local handler_entry = { label = "the route's handler" }
+local handler_entry = { label = "the route's handler", alone = true }
 
 local function forward(x)
   local code = C.mg_forward(x.view)

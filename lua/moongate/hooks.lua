@@ -137,7 +137,7 @@ function hooks.build(phase, list, inner)
   return assert(loadstring(source, "=moongate.hooks"))(list, tools)
 end
 
-local producing = { label = "the answer's function" }
+local producing = { label = "the answer's function", alone = true }
 
 local function produce(x, f)
   local view, fn = x.view, x.producer

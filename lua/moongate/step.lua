@@ -2,6 +2,7 @@
 local C = require "moongate.seam"
 local state = require "moongate.state"
 require "moongate.coroutine"
+local answer = require "moongate.answer"
 local connection = require "moongate.connection"
 local exchange = require "moongate.exchange"
 local fiber = require "moongate.fiber"
@@ -20,8 +21,8 @@ local phases = {
 
 local function log_failure(x, f, trace)
   local entry = f.entry
-  local line = ("[%s] %s of policy %s: %s"):format(x.req and x.req.id or "?", phases[f.phase],
-    entry and entry.label or "?", trace)
+  local who = entry and answer.who(phases[f.phase], entry) or phases[f.phase]
+  local line = ("[%s] %s: %s"):format(x.req and x.req.id or "?", who, trace)
   C.mg_log_line(3, line, #line)
 end
 

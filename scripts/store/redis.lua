@@ -86,11 +86,11 @@ local failure_meta = { __tostring = function(self) return self.reason end }
 local parse
 
 local function parse_list(p, at, len, count)
-  local list, need = {}, nil
+  local list = {}
   for i = 1, count do
-    local value
-    value, at, need = parse(p, at, len)
-    if not at then return nil, nil, need end
+    local value, after, need = parse(p, at, len)
+    if not after then return nil, nil, need end
+    at = after
     list[i] = value
   end
   return list, at
@@ -306,8 +306,8 @@ return function(address)
   return function(given)
     local options = gate.options("store.redis", given, shape)
     return setmetatable({
-      host = host, port = tonumber(port), line = false, timeout = options.timeout, password = options.password,
-      database = options.database,
+      host = host, port = tonumber(port), line = false, timeout = options.timeout, password = options.password or false,
+      database = options.database or false,
     }, client_meta)
   end
 end
