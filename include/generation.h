@@ -70,6 +70,7 @@ struct mg_generation {
     unsigned tasks;                 /* that refer to it */
     unsigned exchanges;
     mg_lua_counts lua;
+    unsigned declared;              /* chunks of its arena, for the question what is left open */
     int ready_code;                 /* what mg_generation_ready said */
     bool ready_known;
     /* init hooks are done (MG_OK) or one threw; called once, from the loop or from mg_vm_init. */

@@ -39,6 +39,7 @@ struct mg_h1 {
     bool crowded;                       /* queued was above the high mark: on_room is owed */
     bool eof;                           /* the other end has ended its side */
     bool lingering;                     /* all is said: only waits for the other end to close */
+    bool cutting;                       /* the response stays cut: what is queued goes out, then the end */
     bool discarding;                    /* what is left of a request's body goes to nobody */
     bool draining;
     bool dirty, doomed, abort;

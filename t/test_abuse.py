@@ -210,3 +210,19 @@ def test_a_client_that_closes_before_its_answer_leaves_nothing(moongate):
         getattr(client, how)()
 
     gate.wait_total("exchanges", 0)
+
+
+# ---- What the storms have found.
+
+@pytest.mark.parametrize("hook", ["", "response_body = function(req, res, chunk) gate.sleep(0.01) end,"])
+@pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+def test_a_body_cut_while_a_response_hook_waits_stays_visibly_cut(moongate, origin, hook, framing):
+    part = b"5\r\nhello\r\n" if "chunked" in framing else b"hello"
+    server = origin.plays(f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n".encode() + part)
+    gate = moongate(f"""gate.route {{ "/*", policies = {{ {{ {hook} response = function() gate.sleep(0.1) end }} }},
+        upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}""")
+    client = gate.raw()
+
+    client.send(request("GET", "/"))
+
+    assert client.cut_response().status == 200

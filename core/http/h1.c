@@ -58,6 +58,8 @@ static struct mg_clock_queue *patience_between(const struct mg_h1 *h)
 {
     if (!h->client_side)
         return h->settings->times.idle;
+    if (h->cutting)
+        return h->settings->times.send;
     if (h->lingering)
         return mg_clock_queue(LINGER);
     if (h->discarding)
@@ -664,6 +666,9 @@ static void flush(struct mg_h1 *h)
         on_write_failed(h);
     if (!h->doomed)
         after_write(h);
+    /* A length or a missing last chunk shows the cut by itself; a body that the end delimits needs a reset. */
+    if (h->cutting && !h->out.bytes)
+        mg_h1_doom(h, h->out_kind == MG_BODY_UNTIL_CLOSE);
     h->busy--;
     if (!h->doomed)
         watch(h);

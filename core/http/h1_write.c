@@ -326,6 +326,11 @@ static void reset(struct mg_stream *s, enum mg_why why)
 
     if (h->open)
         mg_h1_stream_close(h);
+    if (h->client_side && why == MG_WHY_CUT && h->head_out && h->out.bytes) {
+        h->cutting = h->lingering = true;
+        mg_h1_mark(h);
+        return;
+    }
     mg_h1_doom(h, why != MG_WHY_COMPLETE);
 }
 

@@ -449,7 +449,7 @@ static enum mg_next step_relay(struct mg_exchange *x)
     }
     if (!x->client)
         return mg_go(x, MG_STEP_LOG);
-    return x->failed || (x->out.cut && !x->out.held.bytes) ? cut_client(x) : MG_PARK;
+    return x->failed || (x->out.cut && !x->out.held.bytes && !x->out.at_work) ? cut_client(x) : MG_PARK;
 }
 
 static enum mg_next step_log(struct mg_exchange *x)

@@ -147,7 +147,7 @@ static void pass_on_piece(struct mg_flow *f)
 void mg_flow_pump(struct mg_flow *f)
 {
     tell_reader(f);
-    while (f->to && !f->done && !f->at_work && !f->cut && (f->held.bytes || f->whole)) {
+    while (f->to && !f->done && !f->at_work && (f->held.bytes || f->whole)) {
         if (!f->filtered || f->to->tunnel) {
             pass_on(f);
         } else {

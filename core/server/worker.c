@@ -41,6 +41,7 @@ static struct worker {
     unsigned listener_count;
     struct mg_generation *retired[GENERATIONS_MOST];
     unsigned generations;                           /* loaded so far */
+    unsigned declared;                              /* chunks of arenas that hold what scripts declared */
     bool draining, ended, resolving;
     int status;
 } w;
@@ -51,6 +52,7 @@ static void drop_generation(struct mg_generation *g)
 {
     if (g->policy)
         mg_vm_close(g);
+    w.declared -= g->declared;
     mg_generation_free(g);
 }
 
@@ -86,9 +88,13 @@ static struct mg_generation *prepare(void (*on_ready)(struct mg_generation *, en
         *problem = mg_slice_of("out of memory");
         return NULL;
     }
+    unsigned before = mg_arena_live() - 1;          /* its first chunk is there already */
     g->on_ready = on_ready;
-    if (mg_vm_load(g, w.options->script, problem) == MG_OK)
+    if (mg_vm_load(g, w.options->script, problem) == MG_OK) {
+        g->declared = mg_arena_live() - before;
+        w.declared += g->declared;
         return g;
+    }
     mg_generation_free(g);
     return NULL;
 }
@@ -241,7 +247,7 @@ static void report(void)
                      "\"log_dropped\":%lu}",
                      w.options->number, (int)getpid(), g->number, (unsigned long long)mg_engine_served(),
                      mg_listener_connections(), mg_engine_live(), mg_h1_streams(), mg_block_live(),
-                     mg_arena_live() - w.generations, g->tickets.used, g->tasks, g->lua.fibers, g->lua.requests, mg_outside_live(),
+                     mg_arena_live() - w.declared, g->tickets.used, g->tasks, g->lua.fibers, g->lua.requests, mg_outside_live(),
                      mg_fetch_live(), mg_dial_live(), mg_dial_idle(), mg_resolve_live(), mg_attempt_queued(),
                      mg_vm_memory(g), mg_access_dropped());
 

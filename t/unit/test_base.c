@@ -496,7 +496,7 @@ static void a_log_line_says_when_how_bad_who_and_what(void)
 
 static void long_lines_are_cut_and_tracebacks_keep_their_lines(void)
 {
-    char text[16384], expected[] = " error [worker 2] boom\n\tat one\n\tat two\n";
+    char text[16384], expected[] = " error [worker 2] boom\n  \tat one\n  \tat two\n";
     assert(truncate(log_path, 0) == 0);
     mg_log_text(MG_LOG_ERROR, of("boom\n\tat one\n\tat two\n"));
     read_log(text, sizeof(text));
