@@ -15,7 +15,7 @@ SRC := base/text base/clock base/log base/arena base/block \
        proxy/shared proxy/dict proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
        proxy/relay proxy/forward proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/outside script/fetch script/seam script/heap script/budget script/vm \
-       server/listener server/channel server/worker server/control server/master server/main
+       server/listener server/bind server/channel server/worker server/control server/master server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)
 LUA := $(shell find lua -name '*.lua')
 FUZZ := $(basename $(notdir $(wildcard t/fuzz/*.c)))

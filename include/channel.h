@@ -5,30 +5,22 @@
  * READY or FAILED, and goes on only when the master says COMMIT. */
 #pragma once
 
-#include "address.h"
+#include "bind.h"
 
 enum mg_word {
     MG_WORD_READY = 1,      /* worker: struct mg_ready */
     MG_WORD_FAILED,         /* worker: why, as text for the user */
-    MG_WORD_COMMIT,         /* master: the descriptors, in READY's order */
+    MG_WORD_COMMIT,         /* master: descriptors, and for each the number of its bind in READY (uint32_t) */
     MG_WORD_STATUS,         /* master asks; the worker answers with a JSON object */
     MG_WORD_DRAIN,          /* master: finish what is in progress, then end */
     MG_WORD_STOP,           /* master: end now */
     MG_WORD_REOPEN,         /* master: open the logs again */
 };
 
-enum { MG_BINDS_MOST = 250, MG_WHERE_TEXT = 160 };  /* a message takes at most 253 descriptors */
-
-struct mg_bind {
-    struct mg_address address;
-    int backlog;
-    char text[MG_ADDRESS_TEXT];     /* as declared */
-    char where[MG_WHERE_TEXT];      /* the script's line */
-};
-
 struct mg_ready {
     int workers;                    /* 0: as many as processors */
     char error_log[MG_WHERE_TEXT];  /* empty: standard error */
+    double drain_timeout;           /* seconds; 0: for ever */
     unsigned count;
     struct mg_bind binds[];
 };

@@ -226,6 +226,93 @@ def test_a_body_cut_by_the_origin_stays_visibly_cut(proxy, origin, framing, part
     assert client.cut_response().status == 200
 
 
+def test_a_body_until_the_close_that_is_reset_stays_visibly_cut(proxy, origin):
+    def script(connection):
+        connection.request()
+        connection.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        go.wait(5)
+        connection.reset()
+    go = threading.Event()
+    client = proxy(origin.plays(script)).raw()
+
+    client.send(request("GET", "/"))
+    head = client.final_head()
+    go.set()
+
+    try:
+        client.body(head)
+    except (Cut, ConnectionResetError):
+        return
+    raise AssertionError("whole")
+
+
+# ---- Answers of handlers.
+
+HANDLERS = """
+    gate.route { "/text", handler = function() return 200, "hello" end }
+    gate.route { "/pieces", handler = function()
+      local n = 0
+      return 200, function() n = n + 1 if n < 4 then return "piece" .. n .. "," end end end }
+    gate.route { "/table", handler = function() return 201, { a = { 1, 2 } } end }
+    gate.route { "/none", handler = function() return 204, "never seen" end }
+    gate.route { "/same", handler = function() return 304 end }
+    gate.route { "/fields", handler = function() return 200, "x", { ["x-one"] = "1", ["x-list"] = { "a", "b" } } end }
+    gate.route { "/echo", handler = function(req)
+      local all = {}
+      for chunk in req:chunks() do all[#all + 1] = chunk end
+      return 200, table.concat(all) end }
+"""
+
+
+def test_handlers_answer_with_text_pieces_and_tables(moongate):
+    client = moongate(HANDLERS).raw()
+
+    text, pieces, table = client.get("/text"), client.get("/pieces"), client.get("/table")
+
+    assert (text.body, text.framing) == (b"hello", "length")
+    assert (pieces.body, pieces.framing) == (b"piece1,piece2,piece3,", "chunked")
+    assert (table.status, table.body, table["Content-Type"]) == (201, b'{"a":[1,2]}', "application/json")
+
+
+def test_answers_without_a_body_have_none_whatever_the_handler_says(moongate):
+    client = moongate(HANDLERS).raw()
+
+    answers = [client.request("HEAD", "/text"), client.request("HEAD", "/pieces"), client.get("/none"), client.get("/same"),
+               client.get("/text")]
+
+    assert [(a.status, a.body) for a in answers] == [(200, b""), (200, b""), (204, b""), (304, b""), (200, b"hello")]
+
+
+def test_an_http_1_0_client_gets_a_handler_s_pieces_until_the_close(moongate):
+    answer = moongate(HANDLERS).request("GET", "/pieces", version="1.0")
+
+    assert (answer.framing, answer.body) == ("close", b"piece1,piece2,piece3,")
+
+
+def test_a_handler_s_fields_arrive(moongate):
+    answer = moongate(HANDLERS).get("/fields")
+
+    assert (answer["X-One"], answer.fields.all("X-List")) == ("1", ["a", "b"])
+
+
+def test_a_handler_reads_a_body_piece_by_piece(moongate):
+    client = moongate(HANDLERS).raw()
+
+    client.send(request("POST", "/echo", "Transfer-Encoding: chunked"), chunked(b"a" * 70000, b"b", b"c" * 100))
+
+    assert client.response().body == b"a" * 70000 + b"b" + b"c" * 100
+
+
+def test_pipelined_requests_to_handlers_are_answered_in_their_order(moongate):
+    client = moongate(HANDLERS).raw()
+
+    client.send(request("GET", "/pieces"), request("POST", "/echo", body=b"x" * 50000), request("GET", "/text"),
+                request("POST", "/text", body=b"unread" * 100), request("GET", "/none"), request("GET", "/text"))
+
+    assert [client.response().body for _ in range(6)] == [b"piece1,piece2,piece3,", b"x" * 50000, b"hello", b"hello", b"",
+                                                          b"hello"]
+
+
 # ---- Interim answers, and answers without a body.
 
 def test_expect_100_continue_goes_to_the_origin_and_its_answer_back(proxy, origin):

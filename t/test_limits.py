@@ -363,6 +363,83 @@ def test_timeouts_of_zero_are_never(moongate):
     assert client.get("/").status == 200
 
 
+# ---- Waiting costs nothing.
+
+def waits_for_an_origin(gate, origin, client):
+    client.send(request("GET", "/hang"))
+
+
+def waits_half_closed(gate, origin, client):
+    client.send(request("GET", "/hang"))
+    client.shutdown()
+
+
+def waits_for_a_body(gate, origin, client):
+    client.send(request("POST", "/hang", "Content-Length: 10"), b"half")
+
+
+def waits_with_more_in_the_pipe(gate, origin, client):
+    client.send(request("GET", "/hang") * 50)
+
+
+def waits_for_a_reader(gate, origin, client):
+    client.send(request("GET", "/big"))
+
+
+def waits_for_a_reader_whose_origin_has_closed(gate, origin, client):
+    client.send(request("GET", "/big-close"))
+
+
+def waits_in_a_hook(gate, origin, client):
+    client.send(request("GET", "/sleep"))
+    client.shutdown()
+
+
+def waits_in_a_tunnel_half_closed(gate, origin, client):
+    client.send(request("GET", "/tunnel", "Connection: Upgrade", "Upgrade: x"))
+    assert client.head().status == 101
+    client.shutdown()
+
+
+def waits_after_a_refusal(gate, origin, client):
+    client.send(b"nonsense\r\n\r\n")
+    client.response()
+
+
+WAITS = [waits_for_an_origin, waits_half_closed, waits_for_a_body, waits_with_more_in_the_pipe, waits_for_a_reader,
+         waits_for_a_reader_whose_origin_has_closed, waits_in_a_hook, waits_in_a_tunnel_half_closed,
+         waits_after_a_refusal]
+
+
+@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.__name__)
+def test_waiting_takes_no_cpu(moongate, origin, wait):
+    go = threading.Event()
+
+    def script(connection):
+        asked = connection.head()
+        if asked.target == "/tunnel":
+            connection.send(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+        elif asked.target.startswith("/big"):
+            connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n", b"x" * 3_000_000)
+            if asked.target == "/big-close":
+                return
+        go.wait(8)
+    server = origin.plays(script)
+    gate = moongate(f"""gate.route {{ "/sleep", handler = function() gate.sleep(5) return 200 end }}
+        gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}""")
+    pid = gate.worker_pids()[0]
+    client = gate.raw(receive_buffer=4096)
+
+    wait(gate, server, client)
+    time.sleep(0.1)                     # what is to be done at first
+    before = ticks(pid)
+    time.sleep(0.5)
+    used = ticks(pid) - before
+    go.set()
+
+    assert used <= 0.05, f"{used} s of CPU in half a second of waiting"
+
+
 # ---- File descriptors.
 
 def test_service_goes_on_when_descriptors_run_out(moongate):

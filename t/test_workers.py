@@ -78,6 +78,24 @@ def test_a_worker_s_death_costs_only_its_own_requests(moongate):
     assert served == 16 - per_worker[victim]
 
 
+def test_what_a_dead_worker_had_in_flight_is_taken_off(moongate, origin):
+    server = origin.plays(lambda connection: connection.request() and connection.ended(), backlog=50)
+    gate = moongate(f"""gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }},
+        max_connections = 1, retry = {{ attempts = 1 }} }}) }}""")
+    gate.expect_error("worker")
+    pid = gate.worker_pids()[0]
+    stuck = gate.raw()
+    stuck.send(request("GET", "/stuck"))
+    server.wait_seen(1)
+
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: gate.worker_pids() and gate.worker_pids()[0] not in (pid, 0))
+    again = gate.raw()
+    again.send(request("GET", "/again"))
+
+    server.wait_seen(2)
+
+
 def test_a_worker_that_dies_again_and_again_does_not_stop_the_master(moongate):
     gate = moongate(HANDLER, workers=1)
     gate.expect_error("worker")
@@ -186,6 +204,23 @@ def test_quit_waits_no_longer_than_drain_timeout(moongate, origin):
 
     assert gate.wait_exit() == 0
     assert 0.3 < time.monotonic() - began < 5
+
+
+def test_quit_cuts_a_tunnel_after_drain_timeout(moongate, origin):
+    def script(connection):
+        connection.request()
+        connection.send(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+        connection.ended()
+    gate = moongate(f"""gate.route {{ "/*", upstream = gate.upstream("app", {{
+        peers = {{ "{origin.plays(script)}" }} }}) }}""", set="drain_timeout = 0.5")
+    client = gate.raw()
+    client.send(request("GET", "/", "Connection: Upgrade", "Upgrade: x"))
+    assert client.head().status == 101
+
+    gate.signal(signal.SIGQUIT)
+
+    assert client.ended() == b""
+    assert gate.wait_exit() == 0
 
 
 def test_hup_says_clearly_what_it_does_and_service_goes_on(moongate):

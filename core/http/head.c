@@ -71,22 +71,24 @@ static int refuse(struct reading *r, int answer, const char *why)
 
 /* ---- Fields. ---- */
 
-/* The first byte in at..end that is not TEXT. Eight at a time: a byte is suspect if it is below 0x20, HTAB too, or is
- * 0x7f. The trick finds the lowest such byte for certain and may be wrong only above it, so it is looked at again. */
+/* The first byte in at..end that is not TEXT. Sixteen at a time, in GCC's portable vectors: a byte is suspect if it is
+ * below 0x20 (HTAB too, so it is looked at again) or 0x7f. */
 static inline const char *skip_text(const char *at, const char *end)
 {
-    const uint64_t ones = UINT64_C(0x0101010101010101), highs = ones << 7;
+    typedef uint8_t bytes __attribute__((vector_size(16), aligned(1)));
+    typedef uint64_t halves __attribute__((vector_size(16)));
 
-    for (; end - at >= 8; at += 8) {
-        uint64_t w;
+    for (; end - at >= 16; at += 16) {
+        bytes v;
 
-        memcpy(&w, at, 8);
-        uint64_t del = w ^ ones * 0x7f;
-        if ((((w - ones * 0x20) & ~w) | ((del - ones) & ~del)) & highs) {
-            const char *stop = skip(at, at + 8, TEXT);
-            if (stop < at + 8)
-                return stop;
-        }
+        memcpy(&v, at, sizeof(v));
+        halves suspect = (halves)((v < 0x20) | (v == 0x7f));
+        if (!(suspect[0] | suspect[1]))
+            continue;
+        unsigned first = suspect[0] ? (unsigned)__builtin_ctzll(suspect[0]) / 8 : 8 + (unsigned)__builtin_ctzll(suspect[1]) / 8;
+        if (at[first] != '\t')
+            return at + first;
+        at += (int)first + 1 - 16;
     }
     return skip(at, end, TEXT);
 }
@@ -113,14 +115,15 @@ static void second(struct reading *r, const char *line, const char *next)
     http_parser_execute(&r->second, &no_callbacks, line, (size_t)(next - line));
 }
 
-/* Did it read the same? The head's end makes it settle what the last line meant. */
+/* Did it read the same? The head's end makes it settle what a coding meant. */
 static bool agrees(struct reading *r)
 {
     const struct mg_field *length = mg_message_known(r->m, MG_FIELD_CONTENT_LENGTH);
     const struct mg_field *coding = mg_message_known(r->m, MG_FIELD_TRANSFER_ENCODING);
     uint64_t ours;
 
-    http_parser_execute(&r->second, &no_callbacks, "\r\n", 2);
+    if (coding)
+        http_parser_execute(&r->second, &no_callbacks, "\r\n", 2);
     if (HTTP_PARSER_ERRNO(&r->second) != HPE_OK)
         return false;
     if (length && (!mg_text_number(length->value, &ours) || ours != r->second.content_length))

@@ -6,16 +6,17 @@
 #include "master.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <ev.h>
 
+#include "bind.h"
 #include "channel.h"
 #include "control.h"
 #include "log.h"
@@ -39,7 +40,8 @@ struct child {
     ev_timer again;
     double started, delay;      /* when it was started; how long until it is started anew */
     char *report;               /* the last status */
-    bool ready, reported;
+    struct mg_ready *ready;     /* what it declared, until it is told to begin */
+    bool reported, told;        /* told: why it ends has been said */
 };
 
 static struct {
@@ -63,53 +65,10 @@ static void start_child(struct child *c);
 
 /* ---- Sockets. ---- */
 
-static int complain(const struct mg_bind *b, const char *why)
-{
-    mg_log(MG_LOG_ERROR, "%s: listen %s: %s", b->where, b->text, why);
-    return -1;
-}
-
-/* A socket file that nobody answers on was left by a process that died. */
-static void remove_stale(const struct mg_address *a)
-{
-    int fd;
-
-    if (a->any.sa_family != AF_UNIX || a->path.sun_path[0] == '\0')
-        return;
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return;
-    if (connect(fd, &a->any, a->len) != 0 && errno == ECONNREFUSED)
-        unlink(a->path.sun_path);
-    close(fd);
-}
-
-static int bind_one(const struct mg_bind *b)
-{
-    int one = 1, zero = 0;
-    int fd = socket(b->address.any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-    if (fd < 0)
-        return complain(b, strerror(errno));
-    if (b->address.any.sa_family != AF_UNIX)
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    /* ":80" means both families; "[::1]:80" is what it says. */
-    if (b->address.any.sa_family == AF_INET6)
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, b->text[0] == '[' ? &one : &zero, sizeof(one));
-    remove_stale(&b->address);
-    if (bind(fd, &b->address.any, b->address.len) == 0 && listen(fd, b->backlog > 0 ? b->backlog : SOMAXCONN) == 0)
-        return fd;
-    int error = errno;
-    close(fd);
-    return complain(b, error == EADDRINUSE ? "address already in use: another process listens there"
-                       : error == EACCES   ? "permission denied: ports below 1024 need root or CAP_NET_BIND_SERVICE"
-                                           : strerror(error));
-}
-
 static bool bind_all(void)
 {
     for (unsigned i = 0; i < m.ready->count; i++) {
-        int fd = bind_one(&m.ready->binds[i]);
+        int fd = mg_bind_open(&m.ready->binds[i]);
         if (fd < 0)
             return false;
         m.sockets[m.socket_count++] = fd;
@@ -119,13 +78,18 @@ static bool bind_all(void)
 
 static void unbind_all(void)
 {
-    for (unsigned i = 0; i < m.socket_count; i++) {
-        const struct mg_address *a = &m.ready->binds[i].address;
-        close(m.sockets[i]);
-        if (a->any.sa_family == AF_UNIX && a->path.sun_path[0])
-            unlink(a->path.sun_path);
-    }
+    for (unsigned i = 0; i < m.socket_count; i++)
+        mg_bind_close(&m.ready->binds[i], m.sockets[i]);
     m.socket_count = 0;
+}
+
+/* Which of the sockets is bound to this address; -1: none. */
+static int socket_of(const struct mg_address *a)
+{
+    for (unsigned i = 0; i < m.socket_count; i++)
+        if (mg_address_equal(&m.ready->binds[i].address, a))
+            return m.sockets[i];
+    return -1;
 }
 
 /* ---- All workers. ---- */
@@ -162,6 +126,18 @@ static void on_kill(struct ev_loop *loop, ev_timer *t, int events)
             kill(m.children[i].pid, SIGKILL);
 }
 
+/* For workers that don't end by themselves. */
+static void set_deadline(bool drain)
+{
+    double timeout = drain && m.ready ? m.ready->drain_timeout : 0;
+
+    ev_timer_stop(m.loop, &m.kill);
+    if (drain && !(timeout > 0))
+        return;
+    ev_timer_set(&m.kill, timeout + STOP_PATIENCE, 0);
+    ev_timer_start(m.loop, &m.kill);
+}
+
 static void stop(bool drain)
 {
     m.stage = STOPPING;
@@ -169,10 +145,7 @@ static void stop(bool drain)
         ev_timer_stop(m.loop, &m.children[i].again);
     tell_all(drain ? MG_WORD_DRAIN : MG_WORD_STOP);
     unbind_all();
-    if (!drain) {
-        ev_timer_set(&m.kill, STOP_PATIENCE, 0);
-        ev_timer_start(m.loop, &m.kill);
-    }
+    set_deadline(drain);
     end_if_done();
 }
 
@@ -193,10 +166,25 @@ static void announce(void)
     m.announced = true;
 }
 
+/* Sockets go by address: the script may have been edited before this worker loaded it. */
 static void commit(struct child *c)
 {
-    if (!mg_channel_send(c->channel, MG_WORD_COMMIT, NULL, 0, m.sockets, m.socket_count))
+    int fds[MG_BINDS_MOST];
+    uint32_t numbers[MG_BINDS_MOST];
+    unsigned n = 0;
+
+    for (uint32_t i = 0; i < c->ready->count; i++) {
+        fds[n] = socket_of(&c->ready->binds[i].address);
+        numbers[n] = i;
+        n += fds[n] >= 0;
+    }
+    if (n != c->ready->count || n != m.socket_count)
+        mg_log(MG_LOG_WARN, "worker %d: the script has been edited and listens elsewhere now; that comes into force with the "
+                            "next start of moongate", c->number);
+    if (!mg_channel_send(c->channel, MG_WORD_COMMIT, numbers, n * sizeof(*numbers), fds, n))
         mg_log(MG_LOG_ERROR, "worker %d can't be told to begin: %s", c->number, strerror(errno));
+    free(c->ready);
+    c->ready = NULL;
 }
 
 static void commit_if_all_ready(void)
@@ -211,6 +199,16 @@ static void commit_if_all_ready(void)
         announce();
 }
 
+static unsigned count_workers(void)
+{
+    cpu_set_t processors;
+    int wanted = m.options->workers ? m.options->workers : m.ready->workers;
+
+    if (!wanted)
+        wanted = sched_getaffinity(0, sizeof(processors), &processors) == 0 ? CPU_COUNT(&processors) : 1;
+    return (unsigned)(wanted < 1 ? 1 : wanted > MG_WORKERS_MAX ? MG_WORKERS_MAX : wanted);
+}
+
 /* The first worker has loaded the script: bind, and start the others. */
 static void begin(void)
 {
@@ -219,42 +217,51 @@ static void begin(void)
         fail();
         return;
     }
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
-    int wanted = m.options->workers ? m.options->workers : m.ready->workers ? m.ready->workers : (int)processors;
-
     if (!bind_all()) {
         fail();
         return;
     }
     m.stage = STARTING;
-    m.count = (unsigned)(wanted < 1 ? 1 : wanted > MG_WORKERS_MAX ? MG_WORKERS_MAX : wanted);
-    for (unsigned i = 1; i < m.count; i++)
+    m.count = count_workers();
+    for (unsigned i = 1; i < m.count && m.stage == STARTING; i++)
         start_child(&m.children[i]);
-    commit_if_all_ready();
+    if (m.stage == STARTING)
+        commit_if_all_ready();
 }
 
 /* ---- What a worker says. ---- */
 
-static void on_ready(struct child *c, const struct mg_letter *l)
+static struct mg_ready *copy_ready(const struct mg_letter *l)
 {
-    c->ready = true;
-    if (m.stage == ASKING) {
-        m.ready = malloc(l->len);
-        if (!m.ready) {
-            fail();
-            return;
-        }
-        memcpy(m.ready, l->body, l->len);
-        begin();
-    } else if (m.stage == STARTING) {
-        commit_if_all_ready();
-    } else if (m.stage == RUNNING) {
-        commit(c);
-    }
+    const struct mg_ready *r = (const struct mg_ready *)l->body;
+
+    if (l->len < sizeof(*r) || r->count > MG_BINDS_MOST || l->len < sizeof(*r) + r->count * sizeof(r->binds[0]))
+        return NULL;
+    struct mg_ready *copy = malloc(l->len);
+    return copy ? memcpy(copy, r, l->len) : NULL;
 }
 
-static void on_failed(const struct mg_letter *l)
+static void on_ready(struct child *c, const struct mg_letter *l)
 {
+    if (m.stage == STOPPING)
+        return;
+    free(c->ready);
+    c->ready = copy_ready(l);
+    if (m.stage == ASKING)
+        m.ready = copy_ready(l);
+    if (!c->ready || !m.ready)
+        kill(c->pid, SIGKILL);          /* its end is told, and what follows from it */
+    else if (m.stage == ASKING)
+        begin();
+    else if (m.stage == STARTING)
+        commit_if_all_ready();
+    else
+        commit(c);
+}
+
+static void on_failed(struct child *c, const struct mg_letter *l)
+{
+    c->told = true;
     if (m.stage == RUNNING) {
         mg_log(MG_LOG_ERROR, "a new worker can't load the script: %s", l->body);
         return;
@@ -315,7 +322,7 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
         if (l.word == MG_WORD_READY)
             on_ready(c, &l);
         else if (l.word == MG_WORD_FAILED)
-            on_failed(&l);
+            on_failed(c, &l);
         else if (l.word == MG_WORD_STATUS)
             on_report(c, &l);
     }
@@ -340,19 +347,34 @@ static void on_again(struct ev_loop *loop, ev_timer *t, int events)
     start_child(t->data);
 }
 
+static void start_later(struct child *c)
+{
+    c->delay = c->delay <= 0 ? DELAY_FIRST : c->delay * 2 > DELAY_MOST ? DELAY_MOST : c->delay * 2;
+    ev_timer_set(&c->again, c->delay, 0);
+    ev_timer_start(m.loop, &c->again);
+}
+
 /* At once the first time; with a growing delay if it does not live long. */
 static void replace(struct child *c)
 {
     bool steady = ev_now(m.loop) - c->started > STEADY;
 
-    if (steady || c->delay < 0) {
-        c->delay = 0;
-        start_child(c);
+    if (!steady && c->delay >= 0) {
+        start_later(c);
         return;
     }
-    c->delay = c->delay == 0 ? DELAY_FIRST : c->delay * 2 > DELAY_MOST ? DELAY_MOST : c->delay * 2;
-    ev_timer_set(&c->again, c->delay, 0);
-    ev_timer_start(m.loop, &c->again);
+    c->delay = 0;
+    start_child(c);
+}
+
+/* A machine that is short of processes for a moment does not cost those that run. */
+static void on_not_started(struct child *c)
+{
+    mg_log(MG_LOG_ERROR, "worker %d can't be started: %s", c->number, strerror(errno));
+    if (m.stage == RUNNING)
+        start_later(c);
+    else
+        fail();
 }
 
 static void on_child(struct ev_loop *loop, ev_child *watch, int events)
@@ -368,14 +390,17 @@ static void on_child(struct ev_loop *loop, ev_child *watch, int events)
     describe_end(how, sizeof(how), watch->rstatus);
     pid_t pid = c->pid;
     c->pid = 0;
-    c->ready = c->reported = false;
+    c->reported = false;
+    free(c->ready);
+    c->ready = NULL;
     mg_peer_forget_worker(c->number);
     if (m.stage == STOPPING) {
-        if (watch->rstatus)
+        if (watch->rstatus && !c->told)
             mg_log(MG_LOG_WARN, "worker %d (pid %d) died while stopping: %s", c->number, (int)pid, how);
         end_if_done();
     } else if (m.stage == RUNNING) {
-        mg_log(MG_LOG_WARN, "worker %d (pid %d) died: %s; a new one takes its place", c->number, (int)pid, how);
+        if (!c->told)
+            mg_log(MG_LOG_WARN, "worker %d (pid %d) died: %s; a new one takes its place", c->number, (int)pid, how);
         replace(c);
     } else {
         mg_log(MG_LOG_ERROR, "worker %d (pid %d) died while starting: %s", c->number, (int)pid, how);
@@ -417,8 +442,7 @@ static void start_child(struct child *c)
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0) {
-        mg_log(MG_LOG_ERROR, "worker %d can't be started: %s", c->number, strerror(errno));
-        fail();
+        on_not_started(c);
         return;
     }
     int room = 256 * 1024;
@@ -426,10 +450,9 @@ static void start_child(struct child *c)
     fflush(NULL);
     pid_t pid = fork();
     if (pid < 0) {
-        mg_log(MG_LOG_ERROR, "worker %d can't be started: %s", c->number, strerror(errno));
+        on_not_started(c);
         close(pair[0]);
         close(pair[1]);
-        fail();
         return;
     }
     if (pid == 0) {
@@ -440,7 +463,7 @@ static void start_child(struct child *c)
     c->pid = pid;
     c->channel = pair[0];
     c->started = ev_now(m.loop);
-    c->ready = false;
+    c->told = false;
     ev_io_init(&c->io, on_channel, c->channel, EV_READ);
     ev_child_init(&c->watch, on_child, pid, 0);
     c->io.data = c->watch.data = c;
@@ -516,8 +539,10 @@ static void release(void)
 {
     mg_control_close();
     unbind_all();
-    for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
+    for (unsigned i = 0; i < MG_WORKERS_MAX; i++) {
         free(m.children[i].report);
+        free(m.children[i].ready);
+    }
     free(m.ready);
 }
 
