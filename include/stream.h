@@ -16,6 +16,7 @@
 #include "address.h"
 #include "block.h"
 #include "message.h"
+#include "times.h"
 
 struct mg_carrier;
 struct mg_stream;
@@ -29,13 +30,6 @@ enum mg_why {
     MG_WHY_MALFORMED,       /* the peer broke the protocol */
     MG_WHY_TOO_LARGE,       /* the peer went over a limit */
     MG_WHY_CANCELLED,       /* our own side reset it */
-};
-
-/* The timeouts of a stream, as queues of clock.h; NULL is never. */
-struct mg_stream_times {
-    struct mg_clock_queue *head;    /* origin's side: until the response's head */
-    struct mg_clock_queue *body;    /* between two pieces of the incoming body */
-    struct mg_clock_queue *send;    /* while bytes are queued and none can be sent */
 };
 
 struct mg_stream_ops {
@@ -82,7 +76,7 @@ struct mg_stream {
     bool final;                         /* client's side, set by the owner: nothing after this may be served */
     bool relaying;                      /* client's side, set by the owner: the request's body is still wanted, even after
                                          * the response is whole; want() makes the codec look again */
-    struct mg_stream_times times;
+    const struct mg_times *times;       /* how long a head, a piece of body, a blocked send may take */
     const char *problem;                /* with MALFORMED, CUT or TIMEOUT: more about it in words, or NULL */
     const struct mg_peer_info *info;    /* the connection's two ends, for logs */
 };
@@ -91,7 +85,6 @@ struct mg_stream {
 struct mg_peer_info {
     struct mg_endpoint client, local;
     bool tls, trusted;                  /* trusted: its forwarding fields are believed */
-    double accepted;                    /* mg_clock_now() */
 };
 
 /* A connection that carries streams: an h1 or h2 codec over a transport. */

@@ -56,10 +56,11 @@ class Moongate:
     """
 
     def __init__(self, directory, script, *, workers=1, listen="", set="", path=None, control=True, arguments=(),
-                 nofile=None, level="info", declare_listen=True, environment=None, log_format=None, error_log=None):
+                 nofile=None, level="info", declare_listen=True, environment=None, log_format=None, error_log=None, under=()):
         self.directory, self.clients, self.expected = Path(directory), [], []
         self.access_path, self.control_path = self.directory / "access.log", self.directory / "control.sock"
         self.lines, self.changed, self.stopped = [], threading.Condition(), False
+        self.under = under              # words in front of the command: a tool that it runs under
         self.error_path = self.directory / error_log if error_log else None
         for _ in range(5):
             self.port = free_port()
@@ -79,7 +80,7 @@ class Moongate:
         raise AssertionError("no free port in five attempts")
 
     def _start(self, workers, control, arguments, nofile, level, environment):
-        command = [BINARY, str(self.script), "--workers", str(workers), "--log", level]
+        command = [*self.under, BINARY, str(self.script), "--workers", str(workers), "--log", level]
         if control:
             command += ["--control", str(self.control_path)]
         limits = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))) if nofile else None

@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "t" / "unit"
 SANITIZE = bool(os.environ.get("SANITIZE"))
 LIBRARY = ROOT / "build" / ("sanitize" if SANITIZE else ".") / "libmoongate.a"
+# The library in Lua from its files: only the binary has it inside.
+WITH_LUA = {**os.environ,
+            "LUA_PATH": f"{ROOT}/lua/?.lua;{ROOT}/lua/?/init.lua;{ROOT}/scripts/?.lua;{UNIT}/?.lua;;"}
 PACKAGES = ["luajit", "openssl", "libcares"]
 
 
@@ -23,23 +26,25 @@ def shows(command, **options):
     assert shown, f"showed nothing\n{done.stdout}{done.stderr}"
 
 
-@pytest.mark.parametrize("source", sorted(UNIT.glob("*.c")), ids=lambda path: path.stem)
-def test_unit(source, tmp_path):
+def build(source, program):
+    """Builds a unit test against the whole library: Lua's FFI finds functions by name, so all must be there."""
     flags = shlex.split(subprocess.run(["pkg-config", "--cflags", "--libs", *PACKAGES], capture_output=True, text=True,
                                        check=True).stdout)
     sanitize = ["-fsanitize=address,undefined"] if SANITIZE else []
-    program = tmp_path / source.stem
     built = subprocess.run(["gcc", "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", *sanitize,
-                            "-iquote", ROOT / "include", "-iquote", UNIT, "-o", program, source, LIBRARY, *flags,
-                            "-Wl,--export-dynamic", "-lev", "-lhttp_parser", "-lm", "-lpthread"],
+                            "-iquote", ROOT / "include", "-iquote", UNIT, "-o", program, source,
+                            "-Wl,--export-dynamic,--whole-archive", LIBRARY, "-Wl,--no-whole-archive", *flags,
+                            "-lev", "-lhttp_parser", "-lm", "-lpthread"],
                            capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
+    return program
 
-    shows([program], cwd=tmp_path)
+
+@pytest.mark.parametrize("source", sorted(UNIT.glob("*.c")), ids=lambda path: path.stem)
+def test_unit(source, tmp_path):
+    shows([build(source, tmp_path / source.stem)], cwd=tmp_path, env=WITH_LUA)
 
 
 @pytest.mark.parametrize("script", sorted(UNIT.glob("*.lua")), ids=lambda path: path.stem)
 def test_unit_lua(script):
-    path = f"{ROOT}/lua/?.lua;{ROOT}/lua/?/init.lua;{ROOT}/scripts/?.lua;{UNIT}/?.lua;;"
-
-    shows(["luajit", script], cwd=ROOT, env={**os.environ, "LUA_PATH": path})
+    shows(["luajit", script], cwd=ROOT, env=WITH_LUA)

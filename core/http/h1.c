@@ -74,14 +74,14 @@ static struct mg_clock_queue *patience(const struct mg_h1 *h)
     if (!h->open)
         return patience_between(h);
     if (h->blocked)
-        return s->times.send;
+        return s->times->send;
     if (s->tunnel)                      /* may idle as long as both want, but not half-closed */
-        return h->incoming.whole || h->out_whole ? s->times.send : NULL;
+        return h->incoming.whole || h->out_whole ? s->times->send : NULL;
     if (h->client_side && h->incoming.whole)
         return h->eof ? h->settings->times.half_close : NULL;
     if (!h->client_side && !h->head_in)
-        return h->out_whole ? s->times.head : NULL;
-    return h->wanting ? s->times.body : NULL;
+        return h->out_whole ? s->times->head : NULL;
+    return h->wanting ? s->times->body : NULL;
 }
 
 /* A head may not buy time by arriving a byte at a time, nor a response by its interim ones: those timers
@@ -169,6 +169,7 @@ static void open_request(struct mg_h1 *h, const struct mg_message *m)
     h->wanting = true;
     h->blocked = h->crowded = h->head_out = h->out_whole = false;
     h->out_broken = false;
+    s->times = &h->settings->times;
     s->queued = 0;
     s->tunnel = s->final = s->relaying = false;
     mg_h1_stream_open(h);
@@ -754,6 +755,7 @@ static struct mg_h1 *adopt(struct mg_transport *t, const struct mg_h1_settings *
     h->carrier = (struct mg_carrier){ .magic = H1_MAGIC, .ops = &carrier_ops, .events = events, .owner = owner };
     h->stream.magic = H1_MAGIC;
     h->stream.info = &h->carrier.info;
+    h->stream.times = &settings->times;
     h->transport = t;
     h->settings = settings;
     h->timer.fire = on_timer;
@@ -773,8 +775,6 @@ struct mg_carrier *mg_h1_serve(struct mg_transport *t, const struct mg_h1_settin
     h->client_side = true;
     h->carrier.info = *info;
     h->stream.ops = &mg_h1_serving_ops;
-    h->stream.times.body = settings->times.body;
-    h->stream.times.send = settings->times.send;
     watch(h);
     return &h->carrier;
 }

@@ -175,16 +175,8 @@ static void serve_origin(struct connection *c, const struct mg_origin *o)
     c->limits = o->limits;
     c->settings.limits = &c->limits;
     c->settings.times = o->times;
+    c->settings.times.head = o->response;
     c->keepalive = o->keepalive;
-}
-
-static struct mg_stream *open_stream(struct mg_carrier *carrier, const struct mg_dial *d, const struct mg_origin *o)
-{
-    struct mg_stream *s = carrier->ops->open(carrier, d->events, d->owner);
-
-    if (s)
-        s->times = (struct mg_stream_times){ o->response, o->times.body, o->times.send };
-    return s;
 }
 
 static struct mg_stream *borrow(struct mg_pool *p, const struct mg_dial *d, const struct mg_origin *o,
@@ -196,7 +188,7 @@ static struct mg_stream *borrow(struct mg_pool *p, const struct mg_dial *d, cons
 
         take_idle(c, carrier);
         if (how != MG_DIAL_CHECKED || !mg_transport_stirred(c->transport)) {
-            struct mg_stream *s = open_stream(carrier, d, o);
+            struct mg_stream *s = carrier->ops->open(carrier, d->events, d->owner);
             if (s) {
                 serve_origin(c, o);
                 return s;
@@ -360,7 +352,7 @@ static void on_connected(struct mg_transport *t, int error)
         fail(w, MG_FAIL_CONNECT, text_of(ENOMEM));
         return;
     }
-    struct mg_stream *s = open_stream(carrier, d, w->origin);
+    struct mg_stream *s = carrier->ops->open(carrier, d->events, d->owner);
     if (!s) {
         carrier->ops->close(carrier);
         fail(w, MG_FAIL_CONNECT, text_of(ENOMEM));

@@ -191,10 +191,8 @@ static void take_route(struct mg_exchange *x, const struct mg_route_match *match
         x->view.upstream = r->upstream;
     if (r->own_limits) {
         x->limits = &r->limits;
-        if (x->client) {
-            x->client->times.body = r->times.body;
-            x->client->times.send = r->times.send;
-        }
+        if (x->client)
+            x->client->times = &r->times;
     }
     if (!match->param_count)
         return;

@@ -8,16 +8,18 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <ev.h>
+
+#include "bind.h"
 
 enum { LINE_MOST = 4096, CLIENTS_MOST = 16, ANSWER_MOST = 256 * 1024 };
 
 struct asker {
     ev_io io;
     unsigned ticket;                /* of the question under way; 0: none */
+    bool ended;                     /* asks nothing more, but still listens */
     size_t filled;
     char line[LINE_MOST];
 };
@@ -39,26 +41,18 @@ static void drop(struct asker *a)
     free(a);
 }
 
-/* Answers are short; an asker that does not read is dropped. */
-static void say(struct asker *a, const char *json)
+/* Answers are short; an asker that does not read is dropped: false. */
+static bool say(struct asker *a, const char *json)
 {
     struct iovec v[2] = { { (void *)json, strlen(json) }, { (void *)"\n", 1 } };
     struct msghdr m = { .msg_iov = v, .msg_iovlen = 2 };
     ssize_t want = (ssize_t)v[0].iov_len + 1;
 
     a->ticket = 0;
-    if (sendmsg(a->io.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) != want)
-        drop(a);
-}
-
-void mg_control_answer(unsigned ticket, const char *json)
-{
-    for (unsigned i = 0; i < CLIENTS_MOST; i++) {
-        if (askers[i] && askers[i]->ticket == ticket) {
-            say(askers[i], json);
-            return;
-        }
-    }
+    if (sendmsg(a->io.fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == want)
+        return true;
+    drop(a);
+    return false;
 }
 
 /* The value of "command" in one line of JSON, which needs nothing else yet. */
@@ -74,47 +68,74 @@ static bool is_command(const char *line, const char *word)
     return *at == '"' && strncmp(at + 1, word, n) == 0 && at[n + 1] == '"';
 }
 
-static void obey(struct asker *a, const char *line)
+/* False if the asker is gone. */
+static bool obey(struct asker *a, const char *line)
 {
     if (is_command(line, "status")) {
+        if (!events->on_status(tickets + 1))
+            return say(a, "{\"error\":\"another status is under way; ask again\"}");
         a->ticket = ++tickets;
-        events->on_status(a->ticket);
-    } else if (is_command(line, "stop") || is_command(line, "drain")) {
-        bool drain = is_command(line, "drain");
-        say(a, "{\"ok\":true}");
-        events->on_stop(drain);
-    } else {
-        say(a, "{\"error\":\"unknown command; there are status, drain and stop\"}");
+        ev_io_stop(loop, &a->io);       /* until it is answered */
+        return true;
+    }
+    bool drain = is_command(line, "drain");
+    if (!drain && !is_command(line, "stop"))
+        return say(a, "{\"error\":\"unknown command; there are status, drain and stop\"}");
+    bool there = say(a, "{\"ok\":true}");
+    events->on_stop(drain);
+    return there;
+}
+
+/* Takes one line at a time: the next one waits for the answer. */
+static void take_lines(struct asker *a)
+{
+    char *end;
+
+    while (!a->ticket && (end = memchr(a->line, '\n', a->filled))) {
+        char line[LINE_MOST];
+        size_t n = (size_t)(end - a->line);
+        memcpy(line, a->line, n);
+        line[n] = '\0';
+        a->filled -= n + 1;
+        memmove(a->line, end + 1, a->filled);
+        if (!obey(a, line))
+            return;
+    }
+    if (!a->ticket && (a->ended || a->filled == sizeof(a->line)))
+        drop(a);
+}
+
+void mg_control_answer(unsigned ticket, const char *json)
+{
+    for (unsigned i = 0; i < CLIENTS_MOST; i++) {
+        struct asker *a = askers[i];
+        if (!a || !a->ticket || a->ticket != ticket)
+            continue;
+        if (!say(a, json))
+            return;
+        if (!a->ended)
+            ev_io_start(loop, &a->io);
+        take_lines(a);
+        return;
     }
 }
 
 static void on_line(struct ev_loop *l, ev_io *io, int revents)
 {
     struct asker *a = io->data;
-    ssize_t n = recv(io->fd, a->line + a->filled, sizeof(a->line) - 1 - a->filled, MSG_DONTWAIT);
+    ssize_t n = recv(io->fd, a->line + a->filled, sizeof(a->line) - a->filled, MSG_DONTWAIT);
 
     (void)l;
     (void)revents;
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (n <= 0) {
+    if (n < 0) {
         drop(a);
         return;
     }
     a->filled += (size_t)n;
-    a->line[a->filled] = '\0';
-    char *end = strchr(a->line, '\n');
-    if (!end) {
-        if (a->filled == sizeof(a->line) - 1)
-            drop(a);
-        return;
-    }
-    *end = '\0';
-    char line[LINE_MOST];
-    memcpy(line, a->line, (size_t)(end - a->line) + 1);
-    a->filled -= (size_t)(end + 1 - a->line);
-    memmove(a->line, end + 1, a->filled);
-    obey(a, line);
+    a->ended = n == 0;
+    take_lines(a);
 }
 
 static void on_asker(struct ev_loop *l, ev_io *io, int revents)
@@ -137,50 +158,44 @@ static void on_asker(struct ev_loop *l, ev_io *io, int revents)
         close(fd);
 }
 
-static bool address_of(const char *where, struct sockaddr_un *a)
+/* False with errno. */
+static bool address_of(const char *where, struct mg_address *a)
 {
-    *a = (struct sockaddr_un){ .sun_family = AF_UNIX };
-    if (strlen(where) >= sizeof(a->sun_path))
-        return false;
-    memcpy(a->sun_path, where, strlen(where));
-    return true;
+    *a = (struct mg_address){ .len = sizeof(a->path), .path = { .sun_family = AF_UNIX } };
+    errno = strlen(where) >= sizeof(a->path.sun_path) ? ENAMETOOLONG : 0;
+    if (!errno)
+        memcpy(a->path.sun_path, where, strlen(where));
+    return !errno;
 }
 
-/* A file that nobody answers on was left by a process that died. */
-static bool is_stale(const struct sockaddr_un *a)
+static const char *complain(const char *where, const char *why)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool stale = fd >= 0 && connect(fd, (const struct sockaddr *)a, sizeof(*a)) != 0 && errno == ECONNREFUSED;
+    static char problem[512];
 
-    if (fd >= 0)
-        close(fd);
-    return stale;
+    snprintf(problem, sizeof(problem), "--control %s: %s", where, why);
+    return problem;
 }
 
 const char *mg_control_open(struct ev_loop *l, const char *where, const struct mg_control_events *e)
 {
-    static char problem[256];
-    struct sockaddr_un a;
+    struct mg_address a;
 
-    if (!address_of(where, &a)) {
-        snprintf(problem, sizeof(problem), "--control %s: the path is longer than %zu bytes", where, sizeof(a.sun_path) - 1);
-        return problem;
-    }
-    if (is_stale(&a))
-        unlink(where);
+    if (!address_of(where, &a))
+        return complain(where, strerror(errno));
+    mg_bind_remove_stale(&a);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     mode_t mask = umask(0177);
-    bool bound = fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof(a)) == 0 && listen(fd, CLIENTS_MOST) == 0;
+    bool bound = fd >= 0 && bind(fd, &a.any, a.len) == 0 && listen(fd, CLIENTS_MOST) == 0;
+    const char *problem = bound ? NULL : complain(where, strerror(errno));
     umask(mask);
-    if (!bound) {
-        snprintf(problem, sizeof(problem), "--control %s: %s", where, strerror(errno));
+    if (problem) {
         if (fd >= 0)
             close(fd);
         return problem;
     }
     loop = l;
     events = e;
-    memcpy(path, a.sun_path, sizeof(path));
+    memcpy(path, a.path.sun_path, sizeof(path));
     ev_io_init(&listening, on_asker, fd, EV_READ);
     ev_io_start(loop, &listening);
     return NULL;
@@ -207,9 +222,9 @@ void mg_control_close(void)
         if (askers[i])
             drop(askers[i]);
     ev_io_stop(loop, &listening);
+    unlink(path);
     close(listening.fd);
     listening.fd = -1;
-    unlink(path);
 }
 
 /* ---- The client. ---- */
@@ -267,12 +282,12 @@ static int print_answer(int fd, bool json)
 
 int mg_control_ask(const char *where, const char *command, bool json)
 {
-    struct sockaddr_un a;
+    struct mg_address a;
     struct timeval patience = { 5, 0 };
     char line[64];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-    if (fd < 0 || !address_of(where, &a) || connect(fd, (struct sockaddr *)&a, sizeof(a)) != 0) {
+    if (fd < 0 || !address_of(where, &a) || connect(fd, &a.any, a.len) != 0) {
         fprintf(stderr, "moongate: control socket %s: %s; is a moongate running with --control %s?\n", where, strerror(errno),
                 where);
         if (fd >= 0)

@@ -31,16 +31,8 @@ struct mg_listener {
     bool started, full;                 /* full: at max_connections */
 };
 
-/* One connection from a client. */
-struct client {
-    struct client *next, *previous;
-    struct mg_listener *listener;
-    struct mg_carrier *carrier;         /* NULL while it is in its connect phase */
-    struct mg_transport *transport;     /* only then */
-    struct mg_connecting *connecting;
-};
-
-static struct client *clients;
+static struct mg_carrier *carriers;     /* of all listeners */
+static struct greeting *greetings;      /* connections in their connect phase */
 static unsigned connections;
 static bool draining, told_out;
 
@@ -74,17 +66,14 @@ static void on_pause(struct ev_loop *loop, ev_timer *w, int events)
 
 /* ---- One connection. ---- */
 
-static void forget(struct client *c)
+static void count_in(struct mg_listener *l)
 {
-    struct mg_listener *l = c->listener;
+    connections++;
+    l->connections++;
+}
 
-    if (c->previous)
-        c->previous->next = c->next;
-    else
-        clients = c->next;
-    if (c->next)
-        c->next->previous = c->previous;
-    free(c);
+static void count_out(struct mg_listener *l)
+{
     connections--;
     l->connections--;
     told_out = false;
@@ -92,33 +81,47 @@ static void forget(struct client *c)
         resume_accepting(l);
 }
 
-static void on_stream(struct mg_carrier *carrier, struct mg_stream *s, const struct mg_message *request, bool last)
+static void on_stream(struct mg_carrier *c, struct mg_stream *s, const struct mg_message *request, bool last)
 {
-    mg_exchange_open(s, request, last, &((struct client *)carrier->owner)->listener->listen->limits);
+    mg_exchange_open(s, request, last, &((struct mg_listener *)c->owner)->listen->limits);
 }
 
-static void on_closed(struct mg_carrier *carrier)
+static void on_closed(struct mg_carrier *c)
 {
-    forget(carrier->owner);
+    if (c->previous)
+        c->previous->next = c->next;
+    else
+        carriers = c->next;
+    if (c->next)
+        c->next->previous = c->previous;
+    count_out(c->owner);
 }
 
 static const struct mg_carrier_events carrier_events = { .on_stream = on_stream, .on_closed = on_closed };
 
-static void serve(struct client *c, struct mg_transport *t, const struct mg_peer_info *info)
+static void serve(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info)
 {
-    c->transport = NULL;
-    c->carrier = mg_h1_serve(t, &c->listener->settings, info, &carrier_events, c);
-    if (!c->carrier)
-        forget(c);
-    else if (draining)
-        c->carrier->ops->drain(c->carrier);
+    struct mg_carrier *c = mg_h1_serve(t, &l->settings, info, &carrier_events, l);
+
+    if (!c) {
+        count_out(l);
+        return;
+    }
+    c->next = carriers;
+    if (carriers)
+        carriers->previous = c;
+    carriers = c;
+    if (draining)
+        c->ops->drain(c);
 }
 
 /* ---- The connect phase. ---- */
 
 struct greeting {
     struct mg_connecting connecting;    /* first */
-    struct client *client;
+    struct greeting *next, *previous;
+    struct mg_listener *listener;
+    struct mg_transport *transport;
     struct mg_peer_info info;
     char ip[INET6_ADDRSTRLEN], local_ip[INET6_ADDRSTRLEN];
 };
@@ -130,39 +133,52 @@ static void end_greeting(struct greeting *g)
     mg_task_end(&g->connecting.task);
     generation->policy->closed(generation->policy, &g->connecting.view);
     mg_slot_give(&generation->connection_slots, g->connecting.view.slot);
+    if (g->previous)
+        g->previous->next = g->next;
+    else
+        greetings = g->next;
+    if (g->next)
+        g->next->previous = g->previous;
     free(g);
+}
+
+static void turn_away(struct mg_listener *l, struct mg_transport *t, bool abort)
+{
+    t->ops->close(t, abort);
+    count_out(l);
 }
 
 static void greeted(struct mg_connecting *connecting)
 {
     struct greeting *g = (struct greeting *)connecting;
-    struct client *c = g->client;
+    struct mg_listener *l = g->listener;
+    struct mg_transport *t = g->transport;
     struct mg_peer_info info = g->info;
     bool refused = connecting->view.refused;
 
-    c->connecting = NULL;
     end_greeting(g);
-    if (!refused) {
-        serve(c, c->transport, &info);
-        return;
-    }
-    c->transport->ops->close(c->transport, false);
-    forget(c);
+    if (refused)
+        turn_away(l, t, false);
+    else
+        serve(l, t, &info);
 }
 
-static void greet(struct client *c, const struct mg_peer_info *info)
+static void greet(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info)
 {
     struct mg_generation *generation = mg_generation_now;
     struct greeting *g = calloc(1, sizeof(*g));
 
     if (!g) {
-        c->transport->ops->close(c->transport, true);
-        forget(c);
+        turn_away(l, t, true);
         return;
     }
-    g->client = c;
+    g->listener = l;
+    g->transport = t;
     g->info = *info;
-    c->connecting = &g->connecting;
+    g->next = greetings;
+    if (greetings)
+        greetings->previous = g;
+    greetings = g;
     mg_task_init(&g->connecting.task, generation);
     g->connecting.done = greeted;
     g->connecting.view = (mg_connection_view){
@@ -210,26 +226,16 @@ static void begin(struct mg_listener *l, int fd, const struct mg_address *a)
         .client = mg_endpoint_of(a),
         .local = local_end(fd, l->listen),
         .trusted = is_trusted(l->listen, a),
-        .accepted = mg_clock_now(),
     };
     struct mg_transport *t = mg_transport_accepted(fd, tcp);
-    struct client *c = t ? calloc(1, sizeof(*c)) : NULL;
 
-    if (!c) {
-        if (t)
-            t->ops->close(t, true);
+    if (!t)
         return;
-    }
-    *c = (struct client){ .next = clients, .listener = l, .transport = t };
-    if (clients)
-        clients->previous = c;
-    clients = c;
-    connections++;
-    l->connections++;
+    count_in(l);
     if (mg_generation_now->use_wants & MG_USE_CONNECT)
-        greet(c, &info);
+        greet(l, t, &info);
     else
-        serve(c, t, &info);
+        serve(l, t, &info);
 }
 
 static void tell_out(void)
@@ -332,23 +338,22 @@ void mg_listener_free(struct mg_listener *l)
 void mg_listener_drain(void)
 {
     draining = true;
-    for (struct client *c = clients, *next; c; c = next) {
+    for (struct mg_carrier *c = carriers, *next; c; c = next) {
         next = c->next;
-        if (c->carrier)
-            c->carrier->ops->drain(c->carrier);
+        c->ops->drain(c);
     }
 }
 
 void mg_listener_close(void)
 {
-    for (struct client *c = clients, *next; c; c = next) {
+    for (struct mg_carrier *c = carriers, *next; c; c = next) {
         next = c->next;
-        if (c->carrier) {
-            c->carrier->ops->close(c->carrier);
-            continue;
-        }
-        end_greeting((struct greeting *)c->connecting);
-        c->transport->ops->close(c->transport, true);
-        forget(c);
+        c->ops->close(c);
+    }
+    while (greetings) {
+        struct mg_listener *l = greetings->listener;
+        struct mg_transport *t = greetings->transport;
+        end_greeting(greetings);
+        turn_away(l, t, true);
     }
 }

@@ -15,7 +15,7 @@
 #include "shared.h"
 #include "vm.h"
 
-enum { USAGE = 2 };
+enum { USAGE = 2, WORD_MOST = 24 };
 
 static const char help[] =
     "Moongate: a reverse proxy that is programmed in Lua.\n"
@@ -30,6 +30,7 @@ static const char help[] =
     "                    (default for status and stop: $MOONGATE_CONTROL)\n"
     "  --log LEVEL       debug, info, warn, error or none, instead of what the script says\n"
     "  --error-log PATH  the error log's file, instead of standard error\n"
+    "  --shared SIZE     room for everything that workers share, such as dictionaries (default: 1G, taken as it is used)\n"
     "  --json            status as one line of JSON\n"
     "  --help, --version\n"
     "\n"
@@ -40,6 +41,19 @@ struct line {
     struct mg_master_options master;
     const char *control;
     bool json;
+};
+
+static const struct option options[] = {
+    { "workers", required_argument, NULL, 'w' },
+    { "control", required_argument, NULL, 'c' },
+    { "log", required_argument, NULL, 'l' },
+    { "error-log", required_argument, NULL, 'e' },
+    { "shared", required_argument, NULL, 's' },
+    { "json", no_argument, NULL, 'j' },
+    { "watch", no_argument, NULL, 'W' },
+    { "help", no_argument, NULL, 'h' },
+    { "version", no_argument, NULL, 'v' },
+    { 0 },
 };
 
 static int misuse(const char *what, const char *value)
@@ -58,8 +72,61 @@ static bool parse_workers(const char *text, int *out)
     return true;
 }
 
+static unsigned least(unsigned a, unsigned b)
+{
+    return a < b ? a : b;
+}
+
+/* How many letters must be put in, left out or changed to make one word of the other (Levenshtein). */
+static unsigned distance(const char *a, const char *b)
+{
+    unsigned row[WORD_MOST + 1];
+    size_t width = strnlen(b, WORD_MOST);
+
+    for (unsigned i = 0; i <= width; i++)
+        row[i] = i;
+    for (unsigned n = 1; *a && n <= WORD_MOST; a++, n++) {
+        unsigned corner = row[0];
+        row[0] = n;
+        for (size_t i = 1; i <= width; i++) {
+            unsigned above = row[i];
+            row[i] = least(least(above, row[i - 1]) + 1, corner + (*a != b[i - 1]));
+            corner = above;
+        }
+    }
+    return row[width];
+}
+
+static int unknown_option(const char *given)
+{
+    const char *word = given + strspn(given, "-"), *nearest = NULL;
+    unsigned best = 4;                  /* what is further away was not meant */
+
+    for (const struct option *o = options; o->name; o++) {
+        unsigned d = distance(word, o->name);
+        if (d < best) {
+            best = d;
+            nearest = o->name;
+        }
+    }
+    if (!nearest)
+        return misuse("there is no option", given);
+    fprintf(stderr, "moongate: there is no option %s; did you mean --%s?\n", given, nearest);
+    return USAGE;
+}
+
+static bool parse_shared(const char *text, size_t *out)
+{
+    uint64_t n;
+
+    if (!mg_text_size(mg_slice_of(text), &n) || n < 1u << 20 || n > 1ull << 40)
+        return false;
+    *out = (size_t)n;
+    return true;
+}
+
 /* One option. 0, or the exit status of a mistake. */
-static int take_option(int option, struct line *l)
+static int take_option(int option, const char *given, struct line *l)
 {
     switch (option) {
     case 'w':
@@ -76,13 +143,17 @@ static int take_option(int option, struct line *l)
             return 0;
         fprintf(stderr, "moongate: --error-log %s: %s\n", optarg, strerror(errno));
         return 1;
+    case 's':
+        return parse_shared(optarg, &l->master.shared) ? 0 : misuse("--shared: a size from 1M to 1024G is needed, got", optarg);
     case 'j':
         l->json = true;
         return 0;
     case 'W':
         return misuse("--watch is not available in this version", NULL);
+    case ':':
+        return misuse("a value is needed after", given);
     default:
-        return misuse("that was not understood", NULL);
+        return unknown_option(given);
     }
 }
 
@@ -145,17 +216,11 @@ static int run(struct line *l, int count, char **words)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        { "workers", required_argument, NULL, 'w' }, { "control", required_argument, NULL, 'c' },
-        { "log", required_argument, NULL, 'l' },     { "error-log", required_argument, NULL, 'e' },
-        { "json", no_argument, NULL, 'j' },          { "watch", no_argument, NULL, 'W' },
-        { "help", no_argument, NULL, 'h' },          { "version", no_argument, NULL, 'v' },
-        { 0 },
-    };
-    struct line l = { 0 };
+    struct line l = { .master.shared = 1u << 30 };
     int option;
 
-    while ((option = getopt_long(argc, argv, "hv", options, NULL)) != -1) {
+    /* The colon: what is missing is told apart from what is unknown, and both are told here. */
+    while ((option = getopt_long(argc, argv, ":hv", options, NULL)) != -1) {
         if (option == 'h') {
             fputs(help, stdout);
             return 0;
@@ -164,7 +229,7 @@ int main(int argc, char **argv)
             puts("moongate " MG_VERSION);
             return 0;
         }
-        int status = take_option(option, &l);
+        int status = take_option(option, argv[optind - 1], &l);
         if (status)
             return status;
     }

@@ -25,7 +25,6 @@
 #include "worker.h"
 
 enum { SIGNALS = 7, ANSWER_ROOM = 256 * 1024 };
-static const double SHARED_SIZE = 1024.0 * 1024 * 1024;     /* of address space; pages come with use */
 static const double STATUS_PATIENCE = 1.0, STOP_PATIENCE = 3.0;
 static const double DELAY_FIRST = 0.1, DELAY_MOST = 5.0, STEADY = 5.0;
 
@@ -243,7 +242,7 @@ static struct mg_ready *copy_ready(const struct mg_letter *l)
 
 static void on_ready(struct child *c, const struct mg_letter *l)
 {
-    if (m.stage == STOPPING)
+    if (m.stage == STOPPING || !c->pid)
         return;
     free(c->ready);
     c->ready = copy_ready(l);
@@ -384,12 +383,12 @@ static void on_child(struct ev_loop *loop, ev_child *watch, int events)
 
     (void)events;
     ev_child_stop(loop, watch);
+    pid_t pid = c->pid;
+    c->pid = 0;
     on_channel(loop, &c->io, EV_READ);  /* its last words may still lie there */
     ev_io_stop(loop, &c->io);
     close(c->channel);
     describe_end(how, sizeof(how), watch->rstatus);
-    pid_t pid = c->pid;
-    c->pid = 0;
     c->reported = false;
     free(c->ready);
     c->ready = NULL;
@@ -426,8 +425,10 @@ __attribute__((noreturn)) static void become_worker(int number, int channel)
     for (unsigned i = 0; i < m.socket_count; i++)
         close(m.sockets[i]);
     mg_control_forget();
-    for (unsigned i = 0; i < SIGNALS; i++)
+    for (unsigned i = 0; i < SIGNALS; i++) {
+        ev_signal_stop(m.loop, &m.signals[i]);
         signal(m.signals[i].signum, m.signals[i].signum == SIGTERM ? SIG_DFL : SIG_IGN);
+    }
     signal(SIGCHLD, SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -505,22 +506,23 @@ static void catch_signals(void)
 
     for (unsigned i = 0; i < SIGNALS; i++) {
         ev_signal_init(&m.signals[i], on_signal, caught[i]);
+        /* Before the ends of workers: what stops a whole group stops the master too. */
+        ev_set_priority(&m.signals[i], EV_MAXPRI);
         ev_signal_start(m.loop, &m.signals[i]);
     }
 }
 
-static void on_status(unsigned ticket)
+static bool on_status(unsigned ticket)
 {
-    if (m.asked) {
-        mg_control_answer(ticket, "{\"error\":\"busy with another status; ask again\"}");
-        return;
-    }
+    if (m.asked)
+        return false;
     m.asked = ticket;
     for (unsigned i = 0; i < m.count; i++)
         m.children[i].reported = false;
     tell_all(MG_WORD_STATUS);
     ev_timer_set(&m.status, STATUS_PATIENCE, 0);
     ev_timer_start(m.loop, &m.status);
+    return true;
 }
 
 static const struct mg_control_events control_events = { on_status, stop };
@@ -552,7 +554,7 @@ int mg_master_run(const struct mg_master_options *options)
 
     m.options = options;
     m.loop = ev_default_loop(EVBACKEND_EPOLL);
-    if (!m.loop || !mg_shared_start((size_t)SHARED_SIZE)) {
+    if (!m.loop || !mg_shared_start(options->shared)) {
         mg_log(MG_LOG_ERROR, "the master can't start: %s", strerror(errno));
         return 1;
     }

@@ -36,10 +36,12 @@ static struct worker {
     ev_io channel;
     ev_prepare before_sleep;
     ev_timer drain, rebuild;
+    ev_signal term;
     struct mg_listen listens[MG_BINDS_MOST];        /* the worker's own copy: connections outlive generations */
     struct mg_listener *listeners[MG_BINDS_MOST];
     unsigned listener_count;
     struct mg_generation *retired[GENERATIONS_MOST];
+    struct mg_generation *loading;                  /* the first one, while its init hooks run */
     unsigned generations;                           /* loaded so far */
     unsigned declared;                              /* chunks of arenas that hold what scripts declared */
     bool draining, ended, resolving;
@@ -190,12 +192,14 @@ static void on_prepared(struct mg_generation *g, enum mg_status status)
         fail(MG_LIT("out of memory"));
         return;
     }
+    r->drain_timeout = g->settings.drain_timeout;
     r->workers = g->settings.workers;
     if (!mg_text_equal(g->settings.error_log, MG_LIT("stderr")))
         snprintf(r->error_log, sizeof(r->error_log), "%.*s", (int)g->settings.error_log.len, g->settings.error_log.ptr);
     r->count = g->listen_count;
     for (unsigned i = 0; i < r->count; i++)
         describe_bind(&r->binds[i], &g->listens[i]);
+    w.loading = NULL;
     mg_generation_now = g;              /* not in force yet, but the one to commit */
     if (!mg_channel_send(w.options->channel, MG_WORD_READY, r, size, NULL, 0))
         finish(1);
@@ -220,9 +224,10 @@ static void keep_listen(struct mg_listen *to, const struct mg_listen *from)
 static void commit(const struct mg_letter *l)
 {
     struct mg_generation *g = mg_generation_now;
+    const uint32_t *numbers = (const uint32_t *)l->body;
 
-    for (unsigned i = 0; i < l->fd_count && i < g->listen_count; i++) {
-        keep_listen(&w.listens[i], &g->listens[i]);
+    for (unsigned i = 0; i < l->fd_count; i++) {
+        keep_listen(&w.listens[i], &g->listens[numbers[i]]);
         w.listeners[i] = mg_listener_new(w.loop, l->fds[i], &w.listens[i]);
         if (!w.listeners[i]) {
             finish(1);
@@ -238,7 +243,7 @@ static void commit(const struct mg_letter *l)
 
 static void report(void)
 {
-    const struct mg_generation *g = mg_generation_now;
+    const struct mg_generation *g = mg_generation_now ? mg_generation_now : w.loading;
     char text[1024];
     int n = snprintf(text, sizeof(text),
                      "{\"number\":%d,\"pid\":%d,\"generation\":%u,\"served\":%llu,\"connections\":%u,\"exchanges\":%u,"
@@ -271,10 +276,11 @@ static void on_drained(struct ev_loop *loop, ev_timer *t, int events)
 
 static void drain(void)
 {
-    double timeout = mg_generation_now->settings.drain_timeout;
-
-    if (w.draining)
+    if (!mg_generation_now)
+        finish(0);                      /* still loading */
+    if (!mg_generation_now || w.draining)
         return;
+    double timeout = mg_generation_now->settings.drain_timeout;
     w.draining = true;
     stop_listening();
     mg_listener_drain();
@@ -341,6 +347,15 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int events)
         finish(0);
 }
 
+/* Whoever stops a group of processes sends it to all of them: what the logs hold is written then too. */
+static void on_term(struct ev_loop *loop, ev_signal *s, int events)
+{
+    (void)loop;
+    (void)s;
+    (void)events;
+    finish(0);
+}
+
 static void raise_descriptor_limit(void)
 {
     struct rlimit limit;
@@ -403,16 +418,17 @@ static bool start(void)
         fail(problem);
         return false;
     }
-    if (open_services(&g->settings)) {
-        mg_vm_init(g);
-        return true;
-    }
-    drop_generation(g);
-    return false;
+    w.loading = g;                      /* until on_prepared */
+    if (!open_services(&g->settings))
+        return false;
+    mg_vm_init(g);
+    return true;
 }
 
 static void end(void)
 {
+    ev_signal_stop(w.loop, &w.term);
+    signal(SIGTERM, SIG_IGN);           /* it is ending */
     stop_listening();
     mg_listener_close();
     flush();
@@ -422,6 +438,8 @@ static void end(void)
     flush();
     if (mg_generation_now)
         drop_generation(mg_generation_now);
+    if (w.loading)
+        drop_generation(w.loading);
     close_retired();
     for (unsigned i = 0; i < w.listener_count; i++) {
         mg_listener_free(w.listeners[i]);
@@ -453,6 +471,8 @@ int mg_worker_run(const struct mg_worker_options *options)
     ev_prepare_start(w.loop, &w.before_sleep);
     ev_io_init(&w.channel, on_channel, options->channel, EV_READ);
     ev_io_start(w.loop, &w.channel);
+    ev_signal_init(&w.term, on_term, SIGTERM);
+    ev_signal_start(w.loop, &w.term);
     ev_init(&w.rebuild, on_rebuild);
     w.rebuild.repeat = REBUILD_AGAIN;
     if (start() && !w.ended)
