@@ -135,7 +135,8 @@ lint: deps-lint
 	clang-format --dry-run -Werror $(C_FILES)
 	@! grep -nE '.{121}' $(C_FILES) || { echo 'lines over 120 columns'; exit 1; }
 	cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability --inline-suppr \
-	 --suppressions-list=.cppcheck --std=c11 -D_GNU_SOURCE -DMG_SCRIPTS_DIR='""' -Iinclude core
+	 --suppressions-list=.cppcheck --std=c11 -D__$(shell uname -m)__ -D_GNU_SOURCE -DMG_SCRIPTS_DIR='""' \
+	 -DMG_VERSION='""' -Iinclude core
 	printf '%s\n' $(SRC:%=core/%.c) | xargs -P $(shell nproc) -I {} \
 	 clang-tidy --quiet --warnings-as-errors='*' {} -- $(CPPFLAGS) -std=gnu11 -DMG_SCRIPTS_DIR='""'
 	luacheck --quiet lua scripts t

@@ -21,8 +21,7 @@ enum { SOCKET_MAGIC = 0x6d677472 };     /* "mgtr" */
 
 struct mg_socket_transport {
     struct mg_transport base;
-    ev_io in, out;
-    int fd;
+    ev_io io;               /* one watcher for both: every idle connection holds it */
     int connect_error;      /* what connect() itself said, if not "in progress" */
     bool reading;           /* what want_read asked for */
     bool connecting;
@@ -31,6 +30,7 @@ struct mg_socket_transport {
 static struct ev_loop *loop;
 static void (*after_event)(void);
 static unsigned live;
+static struct mg_socket_transport *handed_up;  /* whose event is being handed up; NULL once it was closed */
 
 static struct mg_socket_transport *socket_of(struct mg_transport *t)
 {
@@ -49,7 +49,7 @@ static enum mg_io socket_read(struct mg_transport *t, void *to, size_t cap, size
     struct mg_socket_transport *s = socket_of(t);
     ssize_t got;
     do
-        got = recv(s->fd, to, cap, 0);
+        got = recv(s->io.fd, to, cap, 0);
     while (got < 0 && errno == EINTR);
 
     *n = got > 0 ? (size_t)got : 0;
@@ -64,10 +64,10 @@ static enum mg_io socket_write(struct mg_transport *t, const struct iovec *v, in
     ssize_t sent;
     do {
         if (count == 1) {
-            sent = send(s->fd, v->iov_base, v->iov_len, MSG_NOSIGNAL);
+            sent = send(s->io.fd, v->iov_base, v->iov_len, MSG_NOSIGNAL);
         } else {
             struct msghdr m = { .msg_iov = (struct iovec *)(uintptr_t)v, .msg_iovlen = (size_t)count };
-            sent = sendmsg(s->fd, &m, MSG_NOSIGNAL);
+            sent = sendmsg(s->io.fd, &m, MSG_NOSIGNAL);
         }
     } while (sent < 0 && errno == EINTR);
 
@@ -77,35 +77,53 @@ static enum mg_io socket_write(struct mg_transport *t, const struct iovec *v, in
 
 static void socket_shutdown(struct mg_transport *t)
 {
-    shutdown(socket_of(t)->fd, SHUT_WR);
+    shutdown(socket_of(t)->io.fd, SHUT_WR);
 }
 
 static void socket_close(struct mg_transport *t, bool abort)
 {
     struct mg_socket_transport *s = socket_of(t);
-    ev_io_stop(loop, &s->in);
-    ev_io_stop(loop, &s->out);
+    if (handed_up == s)
+        handed_up = NULL;
+    ev_io_stop(loop, &s->io);
     if (abort) {
         struct linger reset = { .l_onoff = 1, .l_linger = 0 };
-        setsockopt(s->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+        setsockopt(s->io.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
     }
-    close(s->fd);
+    close(s->io.fd);
     s->base.magic = 0;
     free(s);
     live--;
+}
+
+static int watched(const struct mg_socket_transport *s)
+{
+    return ev_is_active(&s->io) ? s->io.events : 0;
+}
+
+static void watch(struct mg_socket_transport *s, int events)
+{
+    if (events == watched(s))
+        return;
+    ev_io_stop(loop, &s->io);
+    if (!events)
+        return;
+    ev_io_set(&s->io, s->io.fd, events);
+    ev_io_start(loop, &s->io);
 }
 
 static void socket_want_read(struct mg_transport *t, bool on)
 {
     struct mg_socket_transport *s = socket_of(t);
     s->reading = on;
-    if (on && !ev_is_active(&s->in))
-        ev_io_start(loop, &s->in);
+    if (on)
+        watch(s, watched(s) | EV_READ);
 }
 
 static void socket_want_write(struct mg_transport *t)
 {
-    ev_io_start(loop, &socket_of(t)->out);
+    struct mg_socket_transport *s = socket_of(t);
+    watch(s, watched(s) | EV_WRITE);
 }
 
 static const struct mg_transport_ops socket_ops = {
@@ -117,38 +135,42 @@ static const struct mg_transport_ops socket_ops = {
     .want_write = socket_want_write,
 };
 
-static void on_in(struct ev_loop *l, ev_io *w, int events)
-{
-    (void)events;
-    struct mg_socket_transport *s = w->data;
-    if (!s->reading) {
-        ev_io_stop(l, w);
-        return;
-    }
-    s->base.events->on_readable(&s->base);
-    after_event();
-}
-
 static int error_of(const struct mg_socket_transport *s)
 {
     int error = s->connect_error;
     socklen_t len = sizeof(error);
-    if (error == 0 && getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+    if (error == 0 && getsockopt(s->io.fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
         error = errno;
     return error;
 }
 
-static void on_out(struct ev_loop *l, ev_io *w, int events)
+static void on_writable(struct mg_socket_transport *s)
 {
-    (void)events;
-    struct mg_socket_transport *s = w->data;
-    ev_io_stop(l, w);
+    watch(s, watched(s) & ~EV_WRITE);
     if (s->connecting) {
         s->connecting = false;
         s->base.events->on_connected(&s->base, error_of(s));
     } else {
         s->base.events->on_writable(&s->base);
     }
+}
+
+static void on_readable(struct mg_socket_transport *s)
+{
+    if (s->reading)
+        s->base.events->on_readable(&s->base);
+    else
+        watch(s, watched(s) & ~EV_READ);
+}
+
+static void on_event(struct ev_loop *l, ev_io *w, int events)
+{
+    (void)l;
+    struct mg_socket_transport *s = handed_up = w->data;
+    if (events & EV_WRITE)
+        on_writable(s);
+    if (handed_up && (events & EV_READ))
+        on_readable(s);
     after_event();
 }
 
@@ -173,10 +195,8 @@ static struct mg_socket_transport *socket_new(int fd, bool tcp)
     }
     s->base.magic = SOCKET_MAGIC;
     s->base.ops = &socket_ops;
-    s->fd = fd;
-    ev_io_init(&s->in, on_in, fd, EV_READ);
-    ev_io_init(&s->out, on_out, fd, EV_WRITE);
-    s->in.data = s->out.data = s;
+    ev_io_init(&s->io, on_event, fd, EV_READ);
+    s->io.data = s;
     live++;
     return s;
 }
@@ -200,11 +220,11 @@ struct mg_transport *mg_transport_connect(const struct mg_address *to,
     s->base.events = events;
     s->base.owner = owner;
     s->connecting = true;
-    ev_io_start(loop, &s->out);
+    watch(s, EV_WRITE);
     /* An interrupted connect goes on in the background, as one in progress does. */
     if (connect(fd, &to->any, to->len) < 0 && errno != EINPROGRESS && errno != EINTR) {
         s->connect_error = errno;
-        ev_feed_event(loop, &s->out, EV_WRITE);
+        ev_feed_event(loop, &s->io, EV_WRITE);
     }
     return &s->base;
 }
@@ -212,7 +232,7 @@ struct mg_transport *mg_transport_connect(const struct mg_address *to,
 bool mg_transport_stirred(struct mg_transport *t)
 {
     char byte;
-    ssize_t n = recv(socket_of(t)->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    ssize_t n = recv(socket_of(t)->io.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     return n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 

@@ -7,9 +7,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,7 +20,7 @@
 #include "exchange.h"
 #include "log.h"
 
-enum { BUFFER = 64 * 1024, LINE_MOST = 64 * 1024, FIELDS_MOST = 32, TEXT_MOST = 1024 };
+enum { BUFFER = 64 * 1024, LINE_MOST = BUFFER - 1, FIELDS_MOST = 32, KEY_MOST = 24, TEXT_MOST = 1024 };
 enum format { JSON, COMMON, COMBINED };
 enum target { OFF, FILE_OR_PIPE, SYSLOG };
 
@@ -38,9 +40,14 @@ static int fd = -1;
 static char path[512];
 static char buffer[BUFFER];
 static size_t filled;
-static unsigned long dropped;
-static bool told;
-static const struct field *chosen[FIELDS_MOST];
+static size_t write_most = BUFFER;      /* what the target takes without mixing in another worker's lines */
+static unsigned long dropped;           /* lines */
+static bool told, torn;                 /* torn: the last write ended within a line */
+static struct chosen {
+    char text[KEY_MOST];                /* {"status": */
+    mg_slice key;
+    put_fn *put;
+} chosen[FIELDS_MOST];
 static unsigned chosen_count;
 static struct mg_timeout flusher;
 static struct mg_clock_queue *flush_queue;
@@ -134,11 +141,12 @@ static void put_time(struct line *l, const struct mg_exchange *x)
 
 static void put_id(struct line *l, const struct mg_exchange *x)
 {
-    char id[16];
+    char id[18] = "\"0123456789abcdef";
 
     for (int i = 0; i < 16; i++)
-        id[i] = "0123456789abcdef"[x->id >> (60 - 4 * i) & 15];
-    put_text(l, (mg_slice){ id, 16 });
+        id[i + 1] = "0123456789abcdef"[x->id >> (60 - 4 * i) & 15];
+    id[17] = '"';
+    put(l, (mg_slice){ id, 18 });
 }
 
 static mg_slice request_field(const struct mg_exchange *x, mg_slice name)
@@ -212,10 +220,8 @@ enum { FIELD_COUNT = sizeof(fields) / sizeof(*fields) };
 static void put_json(struct line *l, const struct mg_exchange *x)
 {
     for (unsigned i = 0; i < chosen_count; i++) {
-        put(l, i ? MG_LIT(",\"") : MG_LIT("{\""));
-        put(l, mg_slice_of(chosen[i]->name));
-        put(l, MG_LIT("\":"));
-        chosen[i]->put(l, x);
+        put(l, chosen[i].key);
+        chosen[i].put(l, x);
     }
     put(l, MG_LIT("}\n"));
 }
@@ -262,12 +268,30 @@ static void put_common(struct line *l, const struct mg_exchange *x)
 
 /* ---- Out. ---- */
 
-static void tell_failure(int error)
+static void drop_lines(const char *at, size_t len, int error)
 {
-    dropped++;
+    const char *end = at + len;
+
+    while (at < end && (at = memchr(at, '\n', (size_t)(end - at)))) {
+        dropped++;
+        at++;
+    }
     if (!told)
         mg_log(MG_LOG_ERROR, "access log %s: %s; lines are dropped until it works again", path, strerror(error));
     told = true;
+}
+
+/* As many whole lines as fit into one write, at least one. */
+static size_t next_write(const char *at, size_t left)
+{
+    const char *end;
+
+    if (left <= write_most)
+        return left;
+    end = memrchr(at, '\n', write_most);
+    if (!end)
+        end = memchr(at, '\n', left);
+    return end ? (size_t)(end + 1 - at) : left;
 }
 
 void mg_access_flush(void)
@@ -275,15 +299,17 @@ void mg_access_flush(void)
     size_t done = 0;
 
     while (done < filled) {
-        ssize_t n = write(fd, buffer + done, filled - done);
+        ssize_t n = write(fd, buffer + done, next_write(buffer + done, filled - done));
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0) {
-            tell_failure(n < 0 ? errno : ENOSPC);
+            drop_lines(buffer + done, filled - done, n < 0 ? errno : ENOSPC);
             break;
         }
         done += (size_t)n;
     }
+    if (done)
+        torn = buffer[done - 1] != '\n';
     if (filled && done == filled)
         told = false;
     filled = 0;
@@ -297,11 +323,28 @@ static void on_flush(struct mg_timeout *t)
 
 static bool open_syslog(void);
 
-/* RFC 3164: <local0.info> and the line; the daemon adds the time and host it knows. */
+/* RFC 3164 as local daemons take it: local0.info, the time, no host. Made once a second. */
+static mg_slice syslog_head(void)
+{
+    static char head[64];
+    static time_t of;
+    static uint32_t len;
+    time_t now = (time_t)mg_clock_wall();
+    struct tm tm;
+
+    if (now != of && localtime_r(&now, &tm)) {
+        char stamp[32];
+        strftime(stamp, sizeof(stamp), "%b %e %H:%M:%S", &tm);
+        len = (uint32_t)snprintf(head, sizeof(head), "<134>%s moongate[%d]: ", stamp, (int)getpid());
+        of = now;
+    }
+    return (mg_slice){ head, len };
+}
+
 static void send_to_syslog(mg_slice line)
 {
-    static const char head[] = "<134>moongate: ";
-    struct iovec v[2] = { { (void *)head, sizeof(head) - 1 }, { (void *)line.ptr, line.len - 1 } };
+    mg_slice head = syslog_head();
+    struct iovec v[2] = { { (void *)head.ptr, head.len }, { (void *)line.ptr, line.len - 1 } };
     struct msghdr m = { .msg_iov = v, .msg_iovlen = 2 };
 
     ssize_t n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -309,7 +352,7 @@ static void send_to_syslog(mg_slice line)
     if (n < 0 && (errno == ECONNREFUSED || errno == ENOTCONN || errno == EBADF) && open_syslog())
         n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n < 0)
-        tell_failure(errno);
+        drop_lines(line.ptr, line.len, errno);
     else
         told = false;
 }
@@ -322,6 +365,8 @@ static void emit(mg_slice line)
     }
     if (filled + line.len > BUFFER)
         mg_access_flush();
+    if (torn && !filled)
+        buffer[filled++] = '\n';
     memcpy(buffer + filled, line.ptr, line.len);
     filled += line.len;
     if (!flush_queue)
@@ -354,16 +399,28 @@ static const char *complaint(const char *what, mg_slice value, const char *remed
     return text;
 }
 
+/* Once only: twice would be no good JSON, and a line has room for each once. */
+static bool choose(const struct field *f)
+{
+    struct chosen *c = &chosen[chosen_count];
+
+    for (unsigned i = 0; i < chosen_count; i++)
+        if (chosen[i].put == f->put)
+            return false;
+    snprintf(c->text, sizeof(c->text), "%c\"%s\":", chosen_count ? ',' : '{', f->name);
+    c->key = mg_slice_of(c->text);
+    c->put = f->put;
+    chosen_count++;
+    return true;
+}
+
 static const char *choose_fields(mg_slice list)
 {
     mg_slice item;
 
     chosen_count = 0;
-    if (!list.len) {
-        for (unsigned i = 0; i < FIELD_COUNT; i++)
-            chosen[chosen_count++] = &fields[i];
-        return NULL;
-    }
+    for (unsigned i = 0; !list.len && i < FIELD_COUNT; i++)
+        choose(&fields[i]);
     while (mg_text_next_item(&list, &item)) {
         const struct field *found = NULL;
         for (unsigned i = 0; i < FIELD_COUNT && !found; i++)
@@ -371,21 +428,31 @@ static const char *choose_fields(mg_slice list)
                 found = &fields[i];
         if (!found)
             return complaint("log_fields", item, "there is no such field; lua/README.md lists them");
-        if (chosen_count < FIELDS_MOST)
-            chosen[chosen_count++] = found;
+        if (!choose(found))
+            return complaint("log_fields", item, "it is named twice");
     }
     return NULL;
 }
 
+/* A pipe that several write to keeps apart only what is no longer than PIPE_BUF. */
+static void look_at_target(void)
+{
+    struct stat s;
+
+    write_most = fstat(fd, &s) == 0 && S_ISFIFO(s.st_mode) ? PIPE_BUF : BUFFER;
+}
+
+/* Without waiting: a named pipe's reader may be away or slow. */
 static bool open_file(void)
 {
-    int opened = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
+    int opened = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0640);
 
     if (opened < 0)
         return false;
     if (fd >= 0)
         close(fd);
     fd = opened;
+    look_at_target();
     return true;
 }
 
@@ -417,6 +484,7 @@ static bool open_target(mg_slice where)
         target = FILE_OR_PIPE;
         snprintf(path, sizeof(path), "stderr");
         fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+        look_at_target();
         return fd >= 0;
     }
     target = where.len > n && memcmp(where.ptr, prefix, n) == 0 ? SYSLOG : FILE_OR_PIPE;

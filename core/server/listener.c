@@ -20,6 +20,7 @@
 
 enum { ACCEPTS_A_TURN = 64 };
 static const double PAUSE = 0.1;        /* seconds until accepting is tried again */
+static const double OVER = 10;          /* seconds without trouble after which it is told again */
 
 struct mg_listener {
     struct ev_loop *loop;
@@ -34,7 +35,7 @@ struct mg_listener {
 static struct mg_carrier *carriers;     /* of all listeners */
 static struct greeting *greetings;      /* connections in their connect phase */
 static unsigned connections;
-static bool draining, told_out;
+static bool draining;
 
 unsigned mg_listener_connections(void)
 {
@@ -44,6 +45,7 @@ unsigned mg_listener_connections(void)
 static void pause_accepting(struct mg_listener *l)
 {
     ev_io_stop(l->loop, &l->accept);
+    ev_timer_stop(l->loop, &l->pause);
     ev_timer_set(&l->pause, PAUSE, 0);
     ev_timer_start(l->loop, &l->pause);
 }
@@ -76,7 +78,6 @@ static void count_out(struct mg_listener *l)
 {
     connections--;
     l->connections--;
-    told_out = false;
     if (l->full)
         resume_accepting(l);
 }
@@ -238,13 +239,20 @@ static void begin(struct mg_listener *l, int fd, const struct mg_address *a)
         serve(l, t, &info);
 }
 
-static void tell_out(void)
+/* Connections come and go at the limit, so one that was had is not the end of it. */
+static void tell_out(int error)
 {
+    static double last = -1e9;
     struct rlimit limit = { 0 };
+    bool first = mg_clock_now() - last > OVER;
 
-    if (told_out)
+    last = mg_clock_now();
+    if (!first)
         return;
-    told_out = true;
+    if (error == ENOBUFS || error == ENOMEM) {
+        mg_log(MG_LOG_WARN, "out of memory: no connections are accepted until there is some");
+        return;
+    }
     getrlimit(RLIMIT_NOFILE, &limit);
     mg_log(MG_LOG_WARN, "out of file descriptors: no connections are accepted until some are free (the limit is %llu; raise it "
                         "with ulimit -n or LimitNOFILE=)", (unsigned long long)limit.rlim_cur);
@@ -264,17 +272,17 @@ static bool accept_one(struct mg_listener *l)
     case ECONNABORTED:
     case EINTR:
         return true;
+    case EAGAIN:
+        return false;
     case EMFILE:
     case ENFILE:
-        tell_out();
-        pause_accepting(l);
-        return false;
     case ENOBUFS:
     case ENOMEM:
-        mg_log(MG_LOG_WARN, "out of memory for a connection");
+        tell_out(errno);
         pause_accepting(l);
         return false;
     default:
+        pause_accepting(l);             /* whatever it is, it must not be asked for without end */
         return false;
     }
 }

@@ -85,7 +85,7 @@ static unsigned distance(const char *a, const char *b)
 
     for (unsigned i = 0; i <= width; i++)
         row[i] = i;
-    for (unsigned n = 1; *a && n <= WORD_MOST; a++, n++) {
+    for (unsigned n = 1; *a && *a != '=' && n <= WORD_MOST; a++, n++) {
         unsigned corner = row[0];
         row[0] = n;
         for (size_t i = 1; i <= width; i++) {
@@ -100,7 +100,7 @@ static unsigned distance(const char *a, const char *b)
 static int unknown_option(const char *given)
 {
     const char *word = given + strspn(given, "-"), *nearest = NULL;
-    unsigned best = 4;                  /* what is further away was not meant */
+    unsigned best = least(4, (unsigned)(strlen(word) + 3) / 2);     /* what is further away was not meant */
 
     for (const struct option *o = options; o->name; o++) {
         unsigned d = distance(word, o->name);

@@ -1,0 +1,133 @@
+"""What is wrong in a script is told before anything is bound: file and line, the wrong value, and what to do."""
+import socket
+
+import pytest
+
+from moongate import free_port, run
+
+UP = 'gate.upstream("app", { peers = { "127.0.0.1:1" } })\n'
+ROUTE = 'gate.route { "/", handler = function() return 204 end }\n'
+
+# name: the bad lines, which begin at line 3; what the message must hold: the line, the value, the remedy.
+MISTAKES = {
+    "a listen key with a typo": ('gate.listen { ":1", bakclog = 3 }', "3", "bakclog", 'did you mean "backlog"'),
+    "an address that is none": ('gate.listen "nowhere"', "3", "nowhere", "address"),
+    "no address": ("gate.listen {}", "3", "address", "is needed"),
+    "a port too high": ('gate.listen "127.0.0.1:65536"', "3", "65536", "address"),
+    "the same address twice": ('gate.listen "127.0.0.1:2"\ngate.listen "127.0.0.1:2"', "4", "127.0.0.1:2",
+                               "take one of the two away"),
+    "a network that is none": ('gate.listen { "127.0.0.1:2", trusted = { "10.0.0.0/33" } }', "3", "10.0.0.0/33", "network"),
+    "a backlog that is a word": ('gate.listen { "127.0.0.1:2", backlog = "many" }', "3", '"many"', "whole number"),
+    "a listen of a number": ("gate.listen(80)", "3", "80", "an address or a table"),
+    "tls, which is not there yet": ('gate.listen { "127.0.0.1:2", tls = {} }', "3", "TLS", "not available"),
+    "an unknown setting": ('gate.set { worker = 2 }', "3", '"worker"', 'did you mean "workers"'),
+    "workers below one": ("gate.set { workers = 0 }", "3", "0", "from 1 to 64"),
+    "workers that are a fraction": ("gate.set { workers = 1.5 }", "3", "1.5", "whole number"),
+    "a size that is none": ('gate.set { max_head_size = "32X" }', "3", '"32X"', '"64K"'),
+    "a head size too small": ("gate.set { max_head_size = 1 }", "3", "1", "from 256"),
+    "a negative time": ("gate.set { idle_timeout = -1 }", "3", "-1", "seconds"),
+    "a time that is not a number": ("gate.set { idle_timeout = 0 / 0 }", "3", "nan", "seconds"),
+    "a log format that is none": ('gate.set { log_format = "xml" }', "3", '"xml"', '"json"'),
+    "a log level that is none": ('gate.set { log_level = "loud" }', "3", '"loud"', '"warn"'),
+    "too little memory": ('gate.set { memory_limit = "1M" }', "3", '"1M"', "8M or more"),
+    "settings that are a string": ('gate.set "workers"', "3", '"workers"', "a table of settings"),
+    "an upstream without a name": ("gate.upstream { peers = {} }", "3", "a table", "must be a string"),
+    "an upstream's name with a blank": ('gate.upstream("a b", { peers = { "127.0.0.1:1" } })', "3", '"a b"', "without blanks"),
+    "an upstream without peers": ('gate.upstream("a", {})', "3", "peers", "is needed"),
+    "an empty list of peers": ('gate.upstream("a", { peers = {} })', "3", "peer", "a"),
+    "an upstream declared twice": (UP + UP.strip(), "4", '"app"', "choose another"),
+    "a weight that is a word": ('gate.upstream("a", { peers = { "127.0.0.1:1", { "127.0.0.1:2", weight = "x" } } })', "3",
+                                '"x"', "peer 2: weight must be a"),
+    "a weight of nothing": ('gate.upstream("a", { peers = { { "127.0.0.1:2", weight = 0 } } })', "3", "0", "peer 1: weight"),
+    "a peer without a port": ('gate.upstream("a", { peers = { "127.0.0.1" } })', "3", "127.0.0.1", "port"),
+    "a peer's key with a typo": ('gate.upstream("a", { peers = { { "127.0.0.1:2", wieght = 1 } } })', "3", "wieght",
+                                 'did you mean "weight"'),
+    "a peer that is a number": ('gate.upstream("a", { peers = { 8080 } })', "3", "8080", "peer 1: must be an address"),
+    "peers that have names": ('gate.upstream("a", { peers = { one = "127.0.0.1:2" } })', "3", "one", "must be a list"),
+    "a balance that is none": ('gate.upstream("a", { peers = { "127.0.0.1:2" }, balance = "fastest" })', "3", '"fastest"',
+                               '"least_conn"'),
+    "a retry on what is none": ('gate.upstream("a", { peers = { "127.0.0.1:2" }, retry = { on = { "conect" } } })', "3",
+                                '"conect"', 'did you mean "connect"'),
+    "too many attempts": ('gate.upstream("a", { peers = { "127.0.0.1:2" }, retry = { attempts = 99 } })', "3", "99", "1 to 16"),
+    "health, which is not there yet": ('gate.upstream("a", { peers = { "127.0.0.1:2" }, health = {} })', "3", "health",
+                                       "not available"),
+    "h2, which is not there yet": ('gate.upstream("a", { peers = { "127.0.0.1:2" }, protocol = "h2" })', "3", '"h2"',
+                                   '"http/1.1"'),
+    "a route without a pattern": ("gate.route { handler = print }", "3", "pattern", "is needed"),
+    "a pattern without a path": ('gate.route { "hello", handler = print }', "3", '"hello"', "path"),
+    "a star in the middle": ('gate.route { "/a/*/b", handler = print }', "3", '"/a/*/b"', "*"),
+    "a parameter without a name": ('gate.route { "/a/:", handler = print }', "3", '"/a/:"', ":"),
+    "the same route twice": ('gate.route { "/a", handler = print }\ngate.route { "/a", handler = print }', "4", '"/a"',
+                             "gateway.lua:3"),
+    "a route that ends nowhere": ('gate.route { "/a" }', "3", '"/a"', "give it an upstream or a handler"),
+    "a route that ends twice": (UP + 'gate.route { "/a", upstream = "app", handler = print }', "4", '"/a"', "one of them"),
+    "a route to an unknown upstream": (UP + 'gate.route { "/a", upstream = "appp" }', "4", '"appp"', 'did you mean "app"'),
+    "a handler that is a string": ('gate.route { "/a", handler = "hello" }', "3", '"hello"', "a function"),
+    "a method in lower case": ('gate.route { "/a", methods = { "get" }, handler = print }', "3", '"get"', '"GET"'),
+    "a method that is none": ('gate.route { "/a", methods = { "GE(T" }, handler = print }', "3", '"GE(T"', "method"),
+    "a route's key with a typo": ('gate.route { "/a", handler = print, polices = {} }', "3", '"polices"', '"policies"'),
+    "a policy with a typo": ('gate.route { "/a", handler = print, policies = { { acess = print } } }', "3", '"acess"',
+                             'did you mean "access"'),
+    "a policy that is a string": ('gate.route { "/a", handler = print, policies = { "auth" } }', "3", '"auth"',
+                                  "a table of hooks, or a function"),
+    "a policy without a hook": ('gate.route { "/a", handler = print, policies = { { name = "x" } } }', "3", "policy 1",
+                                "a function under one of"),
+    "a hook that is no function": ('gate.use { access = true }', "3", "true", "access must be a function"),
+    "a request hook of a route": ('gate.route { "/a", handler = print, policies = { { request = print } } }', "3", "request",
+                                  "only in gate.use"),
+    "no policy at all": ("gate.use()", "3", "gate.use", "a policy is needed"),
+    "a timer without a function": ("gate.every(1)", "3", "nil", "a function is needed"),
+    "a timer that never rests": ("gate.every(0, print)", "3", "0", "above 0"),
+    "a wait at the top level": ("gate.sleep(1)", "3", "wait", "hooks, handlers and timers"),
+    "a dictionary of no size": ('gate.shared("d", "lots")', "3", "size", '"64K"'),
+    "a call of nothing": ("gate.rote {}", "3", "rote", "nil"),
+    "an error": ('error("on purpose")', "3", "on purpose", "stack traceback"),
+    "a syntax error": ("gate.route {{{", "3", "gateway.lua", "expected"),
+    "a module that is not there": ('require "no.such"', "3", "no.such", "not found"),
+    "a loop without end": ("while true do end", "3", "cpu_budget", "took"),
+}
+
+
+def written(tmp_path, lines, port):
+    script = tmp_path / "gateway.lua"
+    script.write_text(f'local gate = require "moongate"\ngate.listen "127.0.0.1:{port}"\n{lines}\n{ROUTE}')
+    return script.name
+
+
+@pytest.mark.parametrize("name", MISTAKES, ids=[name.replace(" ", "-") for name in MISTAKES])
+def test_a_mistake_is_told_with_its_line_its_value_and_a_remedy_and_nothing_is_bound(tmp_path, name):
+    lines, line, value, remedy = MISTAKES[name]
+    port = free_port()
+    script = written(tmp_path, lines, port)
+
+    checked, served = run("check", script, cwd=tmp_path), run(script, "--workers", "1", cwd=tmp_path)
+
+    for done in (checked, served):
+        assert done.returncode == 1
+        assert f"gateway.lua:{line}:" in done.stderr
+        assert value in done.stderr
+        assert remedy in done.stderr
+    assert checked.stdout == ""
+    assert "ready:" not in served.stderr
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 1)
+
+
+@pytest.mark.parametrize("text, remedy", [
+    ("", 'begin with gate.listen "127.0.0.1:8080"'),
+    ('gate.listen "127.0.0.1:1"', "add gate.route"),
+], ids=["no-listen", "no-route"])
+def test_a_script_that_says_too_little_is_told_what_to_begin_with(tmp_path, text, remedy):
+    (tmp_path / "gateway.lua").write_text(f'local gate = require "moongate"\n{text}\n')
+
+    done = run("check", "gateway.lua", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "gateway.lua" in done.stderr and remedy in done.stderr
+
+
+def test_a_script_that_is_not_there_is_told_of_by_name(tmp_path):
+    done = run("check", "nothing.lua", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "nothing.lua" in done.stderr
