@@ -11,7 +11,7 @@ endif
 # From the ground up: a file may call only those before it (t/test_arrows.py).
 SRC := base/text base/clock base/log base/arena base/block \
        net/address net/resolve net/transport \
-       http/uri http/message http/head http/framing http/h1_write http/h1 \
+       http/uri http/message http/head http/framing http/h1_write http/h1_read http/h1 \
        proxy/shared proxy/dict proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
        proxy/relay proxy/forward proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/outside script/fetch script/seam script/heap script/budget script/vm \

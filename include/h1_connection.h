@@ -1,7 +1,7 @@
-/* h1_connection.h - an HTTP/1.1 connection as the codec's two files share it; nobody else includes this.
+/* h1_connection.h - an HTTP/1.1 connection as the codec's three files share it; nobody else includes this.
  *
- * h1_write.c puts messages into the out chain; h1.c reads, keeps the
- * connection's life, and gives the chain to the transport. */
+ * h1_write.c puts messages into the out chain; h1_read.c takes apart what lies
+ * in `in`; h1.c keeps the connection's life, reads and flushes. */
 #pragma once
 
 #include "h1.h"
@@ -56,3 +56,25 @@ void mg_h1_stream_open(struct mg_h1 *h);
 void mg_h1_stream_close(struct mg_h1 *h);
 /* The connection ends at the next flush, without another word; with `abort` by a reset. */
 void mg_h1_doom(struct mg_h1 *h, bool abort);
+
+/* ---- h1_read.c ---- */
+
+/* One read of the transport, and what follows from it. True if it filled its block, so that there may be more. */
+bool mg_h1_read_once(struct mg_h1 *h);
+/* May more bytes be read into `in`? Pipelined requests wait in one block. */
+bool mg_h1_may_read(const struct mg_h1 *h);
+/* Hands up what lies in `in`. */
+void mg_h1_read_on(struct mg_h1 *h);
+void mg_h1_drop_input(struct mg_h1 *h);
+
+/* The bytes are no request, or came too late: one answer, and the end. */
+void mg_h1_refuse(struct mg_h1 *h, unsigned status, const char *why);
+/* The request's body will never be whole: one answer, and the end. */
+void mg_h1_break_request(struct mg_h1 *h, enum mg_why why, const char *text);
+/* The origin's side: the response is whole. Ends the stream once the request is out, too; the connection is kept if
+ * nothing is in doubt. */
+void mg_h1_finish_response(struct mg_h1 *h);
+
+/* Tells the stream's owner, if there is one; and the connection ends as well. */
+void mg_h1_end_stream(struct mg_h1 *h, enum mg_why why);
+void mg_h1_end(struct mg_h1 *h, enum mg_why why, bool abort);

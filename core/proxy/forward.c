@@ -178,11 +178,21 @@ static mg_slice peer_host(const struct mg_exchange *x)
     return p && mg_host_is_valid(p->name) ? p->name : MG_LIT("localhost");
 }
 
+/* Will this try's head differ from the request in its fields? */
+static bool has_own_fields(const struct mg_exchange *x)
+{
+    return x->protocol.len || (x->in.filtered && !x->in.done) || x->view.wants & 1u << MG_PHASE_ATTEMPT ||
+           !mg_message_has(&x->request, MG_FIELD_HOST) || mg_message_has(&x->request, MG_FIELD_EXPECT);
+}
+
 void mg_forward_attempt(struct mg_exchange *x)
 {
     struct mg_message *head = &x->attempt.head;
 
-    mg_message_fork(head, &x->request, x->arena);
+    if (has_own_fields(x))
+        mg_message_fork(head, &x->request, x->arena);
+    else
+        *head = x->request;
     head->method = x->view.method;
     head->target = present_target(x);
     /* RFC 9112 3.2: a request of HTTP/1.1 names a host, whatever the client's version let it leave out. */

@@ -153,14 +153,15 @@ end
 --- The task of the fiber that runs, for calls that take one.
 function fiber.task()
   local f = current
-  if not f then misplaced() end
+  local owner = f and f.owner
+  if not owner then misplaced() end
   if f.gone then refuse(f) end
-  return f.owner:task() or refuse(f)
+  return owner:task() or refuse(f)
 end
 
 --- Who owns what the running fiber opens.
 function fiber.owner()
-  return (current or misplaced()).owner
+  return current and current.owner or misplaced()
 end
 
 -- As wait, but hands out MG_GONE too, so that the caller can tidy up and call fiber.stop().
@@ -196,7 +197,7 @@ end
 ---@return table f, integer serial
 function fiber.promise()
   local f = current
-  if not f then misplaced() end
+  if not (f and f.owner) then misplaced() end
   if f.gone then refuse(f) end
   serials = serials + 1
   f.parked = serials

@@ -3,6 +3,7 @@ local C = require "moongate.seam"
 local fiber = require "moongate.fiber"
 local log = require "moongate.log"
 local owner = require "moongate.owner"
+local problem = require "moongate.problem"
 local state = require "moongate.state"
 
 ---@class moongate.Timer
@@ -11,9 +12,9 @@ timer.__index = timer
 
 local declared = {}     -- at the top level: they begin with START
 
-local function explain(problem)
-  if problem == fiber.gone then return problem end
-  return debug.traceback(tostring(problem), 2)
+local function explain(thrown)
+  if thrown == fiber.gone then return thrown end
+  return debug.traceback(tostring(thrown), 2)
 end
 
 local function tick(self)
@@ -22,9 +23,9 @@ local function tick(self)
     fiber.wait(C.mg_sleep(fiber.task(), self.seconds))
     self.sleeping = false
     if self.stopped then return end
-    local ok, problem = xpcall(self.fn, explain)
-    if problem == fiber.gone then return end
-    if not ok then log.error(self.name .. ": " .. problem) end
+    local ok, trace = xpcall(self.fn, explain)
+    if trace == fiber.gone then return end
+    if not ok then log.error(self.name .. ": " .. trace) end
   until self.once or self.stopped
 end
 
@@ -45,9 +46,12 @@ end
 
 local function new(name, seconds, fn, once)
   if type(seconds) ~= "number" or seconds ~= seconds or seconds < 0 or (seconds == 0 and not once) then
-    error(("%s: the seconds must be a number%s, got %s"):format(name, once and "" or " above 0", tostring(seconds)), 3)
+    problem.raise(problem.place(), ("%s: the seconds must be a number%s, got %s"):format(name, once and "" or " above 0",
+      problem.show(seconds)))
   end
-  if type(fn) ~= "function" then error(name .. ": a function is needed, got a " .. type(fn), 3) end
+  if type(fn) ~= "function" then
+    problem.raise(problem.place(), ("%s: a function is needed, got %s"):format(name, problem.show(fn)))
+  end
   local self = setmetatable({ name = name, seconds = seconds, fn = fn, once = once, stopped = false }, timer)
   if state.in_force then begin(self) else declared[#declared + 1] = self end
   return self
