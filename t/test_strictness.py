@@ -427,17 +427,22 @@ def test_an_answer_that_nobody_asked_for_reaches_nobody(proxy, origin):
 
 
 def test_an_origin_that_speaks_first_confuses_nobody(proxy, origin):
+    spoken = threading.Event()
+
     def script(connection):
         if connection.number == 0:
             connection.send(ok(b"Content-Length: 5", body=b"early"))
             connection.request()
             connection.send(ok(b"Content-Length: 4", body=b"late"))
+            spoken.set()
             connection.ended()
         while connection.request():
             connection.answer(200, b"good")
     client = proxy(origin.plays(script), upstream="retry = { attempts = 1 }").raw()
 
-    answers = [client.get("/") for _ in range(3)]
+    answers = [client.get("/")]
+    assert spoken.wait(5)
+    answers += [client.get("/"), client.get("/")]
 
     assert answers[0].status == 502 or answers[0].body in (b"early", b"good")
     assert [a.body for a in answers[1:]] == [b"good"] * 2

@@ -220,6 +220,9 @@ struct mg_transport *mg_transport_connect(const struct mg_address *to,
     s->base.events = events;
     s->base.owner = owner;
     s->connecting = true;
+    /* News of an origin comes before a client's in the same turn of the loop: a kept connection that has just ended, or
+     * has said something unasked, must not be borrowed first. */
+    ev_set_priority(&s->io, EV_MAXPRI);
     watch(s, EV_WRITE);
     /* An interrupted connect goes on in the background, as one in progress does. */
     if (connect(fd, &to->any, to->len) < 0 && errno != EINPROGRESS && errno != EINTR) {
