@@ -13,7 +13,7 @@ SRC := base/text base/clock base/log base/arena base/block \
        net/address net/resolve net/transport \
        http/uri http/message http/head http/framing http/h1_write http/h1_read http/h1 \
        proxy/shared proxy/dict proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
-       proxy/relay proxy/forward proxy/access proxy/engine proxy/attempt proxy/exchange \
+       proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/outside script/fetch script/seam script/heap script/budget script/vm \
        server/listener server/bind server/channel server/worker server/control server/master server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)

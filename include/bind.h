@@ -3,13 +3,13 @@
 
 #include "address.h"
 
-enum { MG_BINDS_MOST = 250, MG_WHERE_TEXT = 160 };  /* a message takes at most 253 descriptors */
+enum { MG_BINDS_MOST = 250, MG_WHERE_TEXT = 160 }; /* a message takes at most 253 descriptors */
 
 struct mg_bind {
     struct mg_address address;
     int backlog;
-    char text[MG_ADDRESS_TEXT];     /* as declared */
-    char where[MG_WHERE_TEXT];      /* the script's line */
+    char text[MG_ADDRESS_TEXT]; /* as declared */
+    char where[MG_WHERE_TEXT];  /* the script's line */
 };
 
 /* A bound, listening, non-blocking descriptor; -1 when the reason has been logged. */

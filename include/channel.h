@@ -8,27 +8,27 @@
 #include "bind.h"
 
 enum mg_word {
-    MG_WORD_READY = 1,      /* worker: struct mg_ready */
-    MG_WORD_FAILED,         /* worker: why, as text for the user */
-    MG_WORD_COMMIT,         /* master: descriptors, and for each the number of its bind in READY (uint32_t) */
-    MG_WORD_STATUS,         /* master asks; the worker answers with a JSON object */
-    MG_WORD_DRAIN,          /* master: finish what is in progress, then end */
-    MG_WORD_STOP,           /* master: end now */
-    MG_WORD_REOPEN,         /* master: open the logs again */
+    MG_WORD_READY = 1, /* worker: struct mg_ready */
+    MG_WORD_FAILED,    /* worker: why, as text for the user */
+    MG_WORD_COMMIT,    /* master: descriptors, and for each the number of its bind in READY (uint32_t) */
+    MG_WORD_STATUS,    /* master asks; the worker answers with a JSON object */
+    MG_WORD_DRAIN,     /* master: finish what is in progress, then end */
+    MG_WORD_STOP,      /* master: end now */
+    MG_WORD_REOPEN,    /* master: open the logs again */
 };
 
 struct mg_ready {
-    int workers;                    /* 0: as many as processors */
-    char error_log[MG_WHERE_TEXT];  /* empty: standard error */
-    double drain_timeout;           /* seconds; 0: for ever */
+    int workers;                   /* 0: as many as processors */
+    char error_log[MG_WHERE_TEXT]; /* empty: standard error */
+    double drain_timeout;          /* seconds; 0: for ever */
     unsigned count;
     struct mg_bind binds[];
 };
 
 struct mg_letter {
     enum mg_word word;
-    size_t len;                     /* of body */
-    char *body;                     /* ended by a zero byte; the receiver's until the next receive */
+    size_t len; /* of body */
+    char *body; /* ended by a zero byte; the receiver's until the next receive */
     int fds[MG_BINDS_MOST];
     unsigned fd_count;
 };

@@ -13,7 +13,7 @@ struct ev_loop;
 
 /* What the master does for the socket. */
 struct mg_control_events {
-    /* Ask the workers; the answer goes, later, to mg_control_answer(ticket, ...). False: they are being asked already. */
+    /* Ask the workers; the answer goes, later, to mg_control_answer(). False: they are being asked already. */
     bool (*on_status)(unsigned ticket);
     void (*on_stop)(bool drain);
 };

@@ -6,10 +6,10 @@
 
 struct mg_master_options {
     const char *script;
-    const char *control;        /* --control; NULL: no control socket */
-    int workers;                /* --workers; 0: as the script says */
-    size_t shared;              /* bytes for what workers share */
-    bool log_level_given, error_log_given;      /* they stand, whatever the script says */
+    const char *control;                   /* --control; NULL: no control socket */
+    int workers;                           /* --workers; 0: as the script says */
+    size_t shared;                         /* bytes for what workers share */
+    bool log_level_given, error_log_given; /* they stand, whatever the script says */
 };
 
 /* The whole life of `moongate gateway.lua`. The exit status. */

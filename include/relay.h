@@ -27,6 +27,7 @@ struct mg_flow {
     struct mg_wait writer;          /* mg_answer_write */
     bool filtered;                  /* pieces pass through Lua */
     bool at_work;                   /* Lua has a piece before it */
+    bool spoilt;                    /* a hook on its pieces failed: nothing more passes */
     bool seen;                      /* Lua is done with it: mg_flow_filtered is due */
     bool collecting, consumed;      /* Lua wants all of it; Lua has taken some of it for itself */
     bool whole;                     /* its end has arrived */
@@ -45,6 +46,8 @@ void mg_flow_trailers(struct mg_flow *f, struct mg_message *trailers);
 void mg_flow_cut(struct mg_flow *f);
 /* Passes on what can be passed on; called whenever something has changed. */
 void mg_flow_pump(struct mg_flow *f);
+/* A hook failed: what it had before it, and all behind it, must not pass. */
+void mg_flow_spoil(struct mg_flow *f);
 /* Lua is done with the piece. */
 void mg_flow_filtered(struct mg_flow *f);
 /* Drops all that is held; the flow begins anew, without from and to. */

@@ -17,6 +17,7 @@ struct mg_target {
     mg_slice authority; /* absolute and authority form: host[:port] */
     mg_slice path;      /* as received; an absolute form without one has "/", but "*" for OPTIONS */
     mg_slice query;     /* without the "?"; ptr is NULL if there was no "?" */
+    bool wild;                  /* path or query hold bytes that browsers send and RFC 3986 forbids: []{}|^` */
 };
 
 /* Slices of out point into target, or are constants. Only CONNECT has the authority form (RFC
@@ -37,6 +38,9 @@ bool mg_host_is_valid(mg_slice text);
  * separator; nothing climbs above the root. "*" stays. `out` is `path` itself when there
  * is nothing to do, otherwise from the arena. */
 enum mg_status MG_MUST_CHECK mg_path_normalise(mg_slice path, struct mg_arena *arena, mg_slice *out);
+
+/* Percent-encodes what is wild, and leaves the rest: what goes on is well formed. */
+enum mg_status MG_MUST_CHECK mg_wild_encode(mg_slice text, struct mg_arena *arena, mg_slice *out);
 
 /* Percent-encodes what may not stand in a path (for a path that a script
  * assigned); '%' too. `out` is `path` itself when there is nothing to do. */

@@ -4,10 +4,10 @@
 #include <stdbool.h>
 
 struct mg_worker_options {
-    int number;             /* from 0 */
-    int channel;            /* to the master */
+    int number;  /* from 0 */
+    int channel; /* to the master */
     const char *script;
-    bool log_level_given, error_log_given;  /* the command line's stand, whatever the script says */
+    bool log_level_given, error_log_given; /* the command line's stand, whatever the script says */
 };
 
 /* Loads, reports, serves, until the master says stop or is gone. The process's exit status. */

@@ -95,6 +95,18 @@ def test_a_client_that_shuts_its_writing_still_gets_the_answer(proxy, origin):
     assert client.ended() == b""
 
 
+@pytest.mark.parametrize("count", [2, 3, 20])
+def test_all_requests_before_a_half_close_are_answered(proxy, origin, count):
+    server = origin.answers(lambda r: (200, r.target.encode(), ()))
+    client = proxy(server).raw()
+
+    client.send(b"".join(request("GET", f"/{i}") for i in range(count)))
+    client.shutdown()
+
+    assert [client.response().body for _ in range(count)] == [b"/%d" % i for i in range(count)]
+    assert client.ended() == b""
+
+
 def test_a_request_that_arrives_byte_by_byte_is_served(proxy, origin):
     server = origin.echoes()
     client = proxy(server).raw()

@@ -46,8 +46,7 @@ PHASES = {phase.name: phase for phase in (
     # The head has gone out when the body is at work, so an error can only cut it.
     Phase("response_body", "req, res, chunk", thrown=0, answer='return chunk and "hooked" or nil',
           answered=(200, b"hooked")),
-    # An error hook that throws leaves the page to the proxy.
-    Phase("error", "req, err", status=502, body=None, thrown=None, dead=True, last=True),
+    Phase("error", "req, err", status=502, body=None, dead=True, last=True),
     # What log returns or throws comes too late for the client.
     Phase("log", "req, res", thrown=None, answered=(200, b"origin"), waits=False),
 )}

@@ -5,16 +5,18 @@
 
 #include "text.h"
 
-enum { PATH = 1, QUERY = 2, HOST = 4, NAME = 8 };
+enum { PATH = 1, QUERY = 2, HOST = 4, NAME = 8, WILD = 16 };
 
 /* PATH: pchar and "/". QUERY: that and "?". HOST: unreserved and sub-delims. NAME: what needs no look when a path is
- * normalised, which is all of PATH but ".", for a path is usually free of it. "%" is in none: two hex digits follow. */
+ * normalised, which is all of PATH but ".", for a path is usually free of it. "%" is in none: two hex digits follow.
+ * WILD: what RFC 3986 forbids and browsers send all the same; it is taken, and goes on percent-encoded. */
 #define U PATH | QUERY | HOST | NAME
 #define C PATH | QUERY | NAME
 /* clang-format off */
 static const uint8_t kinds[256] = {
     ['!'] = U, ['$'] = U, ['&'] = U, ['\''] = U, ['('] = U, [')'] = U, ['*'] = U, ['+'] = U, [','] = U, [';'] = U,
     ['='] = U, ['-'] = U, ['.'] = PATH | QUERY | HOST, ['_'] = U, ['~'] = U, ['0' ... '9'] = U, ['A' ... 'Z'] = U,
+    ['['] = WILD, [']'] = WILD, ['{'] = WILD, ['}'] = WILD, ['|'] = WILD, ['^'] = WILD, ['`'] = WILD,
     ['a' ... 'z'] = U, [':'] = C, ['@'] = C, ['/'] = C, ['?'] = QUERY,
 };
 /* clang-format on */
@@ -163,10 +165,21 @@ static bool is_options(mg_slice method)
     return mg_text_equal(method, MG_LIT("OPTIONS"));
 }
 
+/* As skip, and past what is wild, which out notes. */
+static const char *skip_wild(const char *at, const char *end, uint8_t kind, struct mg_target *out)
+{
+    const char *p = skip(at, end, kind);
+
+    if (p == end || !(kinds[(uint8_t)*p] & WILD))
+        return p;
+    out->wild = true;
+    return skip(p, end, kind | WILD);
+}
+
 /* absolute-path [ "?" query ] from `at` to the end. */
 static enum mg_status read_path(const char *at, const char *end, struct mg_target *out)
 {
-    const char *p = skip(at, end, PATH);
+    const char *p = skip_wild(at, end, PATH, out);
 
     out->path = between(at, p);
     if (p == end)
@@ -174,7 +187,7 @@ static enum mg_status read_path(const char *at, const char *end, struct mg_targe
     if (*p != '?')
         return MG_MALFORMED;
     out->query = between(p + 1, end);
-    return skip(p + 1, end, QUERY) == end ? MG_OK : MG_MALFORMED;
+    return skip_wild(p + 1, end, QUERY, out) == end ? MG_OK : MG_MALFORMED;
 }
 
 /* The length of "http://" or "https://", whatever its case; 0 for another scheme. */
@@ -330,27 +343,28 @@ enum mg_status mg_path_normalise(mg_slice path, struct mg_arena *arena, mg_slice
     return MG_OK;
 }
 
-enum mg_status mg_path_encode(mg_slice path, struct mg_arena *arena, mg_slice *out)
+/* Percent-encodes the bytes whose kind, with `mask`, is not `plain`. */
+static enum mg_status encode(mg_slice text, uint8_t mask, uint8_t plain, struct mg_arena *arena, mg_slice *out)
 {
     static const char digits[] = "0123456789ABCDEF";
     size_t odd = 0;
 
-    *out = path;
-    for (uint32_t i = 0; i < path.len; i++)
-        odd += !(kinds[(uint8_t)path.ptr[i]] & PATH);
+    *out = text;
+    for (uint32_t i = 0; i < text.len; i++)
+        odd += (kinds[(uint8_t)text.ptr[i]] & mask) != plain;
     if (odd == 0)
         return MG_OK;
 
-    size_t len = path.len + 2 * odd;
+    size_t len = text.len + 2 * odd;
     if (len > UINT32_MAX)
         return MG_FULL;
     char *copy = mg_arena_take(arena, len), *to = copy;
     if (!copy)
         return MG_NO_MEMORY;
-    for (uint32_t i = 0; i < path.len; i++) {
-        uint8_t byte = (uint8_t)path.ptr[i];
+    for (uint32_t i = 0; i < text.len; i++) {
+        uint8_t byte = (uint8_t)text.ptr[i];
 
-        if (kinds[byte] & PATH) {
+        if ((kinds[byte] & mask) == plain) {
             *to++ = (char)byte;
             continue;
         }
@@ -360,4 +374,14 @@ enum mg_status mg_path_encode(mg_slice path, struct mg_arena *arena, mg_slice *o
     }
     *out = between(copy, to);
     return MG_OK;
+}
+
+enum mg_status mg_path_encode(mg_slice path, struct mg_arena *arena, mg_slice *out)
+{
+    return encode(path, PATH, PATH, arena, out);
+}
+
+enum mg_status mg_wild_encode(mg_slice text, struct mg_arena *arena, mg_slice *out)
+{
+    return encode(text, WILD, 0, arena, out);
 }

@@ -232,6 +232,13 @@ struct mg_transport *mg_transport_connect(const struct mg_address *to,
     return &s->base;
 }
 
+bool mg_transport_ended(struct mg_transport *t)
+{
+    char byte;
+    ssize_t n = recv(socket_of(t)->io.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
 bool mg_transport_stirred(struct mg_transport *t)
 {
     char byte;

@@ -1,28 +1,20 @@
-/* access.c - the access log: fields into a line, lines into a buffer, the buffer out.
+/* access.c - the access log: an exchange's fields into a line.
  *
- * A write holds whole lines, so that workers that share a file never mix
- * theirs. Nothing here blocks or fails an exchange: what can't be written is
- * counted, and told once until it works again. */
+ * Texts are cut at TEXT_MOST, so that a line has room for every field with all of its bytes escaped. */
 #include "access.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
-
-#include <ev.h>
 
 #include "exchange.h"
-#include "log.h"
+#include "clock.h"
+#include "sink.h"
+#include "text.h"
 
-enum { BUFFER = 64 * 1024, LINE_MOST = BUFFER - 1, FIELDS_MOST = 32, KEY_MOST = 24, TEXT_MOST = 1024 };
+enum { FIELDS_MOST = 32, KEY_MOST = 24, TEXT_MOST = 1024 };
 enum format { JSON, COMMON, COMBINED };
-enum target { OFF, FILE_OR_PIPE, SYSLOG };
 
 struct line {
     char *at, *end;
@@ -34,23 +26,13 @@ struct field {
     put_fn *put;
 };
 
-static enum target target;
 static enum format format;
-static int fd = -1;
-static char path[512];
-static char buffer[BUFFER];
-static size_t filled;
-static size_t write_most = BUFFER;      /* what the target takes without mixing in another worker's lines */
-static unsigned long dropped;           /* lines */
-static bool told, torn;                 /* torn: the last write ended within a line */
 static struct chosen {
-    char text[KEY_MOST];                /* {"status": */
+    char text[KEY_MOST]; /* {"status": */
     mg_slice key;
     put_fn *put;
 } chosen[FIELDS_MOST];
 static unsigned chosen_count;
-static struct mg_timeout flusher;
-static struct mg_clock_queue *flush_queue;
 
 /* ---- Pieces of a line. ---- */
 
@@ -96,7 +78,8 @@ static mg_slice shorten(mg_slice s)
 static bool is_plain(uint64_t v)
 {
     const uint64_t each = 0x0101010101010101;
-    uint64_t odd = v | (v - each * ' ') | ((v ^ each * '"') - each) | ((v ^ each * '\\') - each) | ((v ^ each * 0x7f) - each);
+    uint64_t odd = v | (v - each * ' ') | ((v ^ each * '"') - each) | ((v ^ each * '\\') - each) |
+                   ((v ^ each * 0x7f) - each);
 
     return !(odd & each * 0x80);
 }
@@ -205,22 +188,60 @@ static mg_slice request_field(const struct mg_exchange *x, mg_slice name)
     return f ? f->value : (mg_slice){ "", 0 };
 }
 
-static void put_client(struct line *l, const struct mg_exchange *x) { put_known(l, x->view.client_ip); }
-static void put_port(struct line *l, const struct mg_exchange *x) { put_number(l, x->view.client_port); }
-static void put_method(struct line *l, const struct mg_exchange *x) { put_text(l, x->view.method); }
-static void put_host(struct line *l, const struct mg_exchange *x) { put_text(l, x->view.host); }
-static void put_path(struct line *l, const struct mg_exchange *x) { put_text(l, x->view.raw_path); }
-static void put_query(struct line *l, const struct mg_exchange *x) { put_text_or_null(l, x->view.query); }
-static void put_status(struct line *l, const struct mg_exchange *x) { put_number(l, x->view.status); }
-static void put_in(struct line *l, const struct mg_exchange *x) { put_number(l, (uint64_t)x->view.bytes_in); }
-static void put_out(struct line *l, const struct mg_exchange *x) { put_number(l, (uint64_t)x->view.bytes_out); }
-static void put_tries(struct line *l, const struct mg_exchange *x) { put_number(l, x->view.tries); }
-static void put_route(struct line *l, const struct mg_exchange *x) { put_text_or_null(l, x->route->name); }
-static void put_error(struct line *l, const struct mg_exchange *x) { put_text_or_null(l, x->view.failure_text); }
+static void put_client(struct line *l, const struct mg_exchange *x)
+{
+    put_known(l, x->view.client_ip);
+}
+static void put_port(struct line *l, const struct mg_exchange *x)
+{
+    put_number(l, x->view.client_port);
+}
+static void put_method(struct line *l, const struct mg_exchange *x)
+{
+    put_text(l, x->view.method);
+}
+static void put_host(struct line *l, const struct mg_exchange *x)
+{
+    put_text(l, x->view.host);
+}
+static void put_path(struct line *l, const struct mg_exchange *x)
+{
+    put_text(l, x->view.raw_path);
+}
+static void put_query(struct line *l, const struct mg_exchange *x)
+{
+    put_text_or_null(l, x->view.query);
+}
+static void put_status(struct line *l, const struct mg_exchange *x)
+{
+    put_number(l, x->view.status);
+}
+static void put_in(struct line *l, const struct mg_exchange *x)
+{
+    put_number(l, (uint64_t)x->view.bytes_in);
+}
+static void put_out(struct line *l, const struct mg_exchange *x)
+{
+    put_number(l, (uint64_t)x->view.bytes_out);
+}
+static void put_tries(struct line *l, const struct mg_exchange *x)
+{
+    put_number(l, x->view.tries);
+}
+static void put_route(struct line *l, const struct mg_exchange *x)
+{
+    put_text_or_null(l, x->route->name);
+}
+static void put_error(struct line *l, const struct mg_exchange *x)
+{
+    put_text_or_null(l, x->view.failure_text);
+}
 
 static void put_version(struct line *l, const struct mg_exchange *x)
 {
-    put_known(l, x->view.version == 10 ? MG_LIT("HTTP/1.0") : x->view.version == 20 ? MG_LIT("HTTP/2") : MG_LIT("HTTP/1.1"));
+    put_known(l, x->view.version == 10   ? MG_LIT("HTTP/1.0")
+                 : x->view.version == 20 ? MG_LIT("HTTP/2")
+                                         : MG_LIT("HTTP/1.1"));
 }
 
 static void put_duration(struct line *l, const struct mg_exchange *x)
@@ -230,7 +251,8 @@ static void put_duration(struct line *l, const struct mg_exchange *x)
 
 static void put_upstream(struct line *l, const struct mg_exchange *x)
 {
-    put_text_or_null(l, x->view.upstream && x->view.tries ? mg_upstream_spec_of(x->view.upstream)->name : (mg_slice){ "", 0 });
+    put_text_or_null(l, x->view.upstream && x->view.tries ? mg_upstream_spec_of(x->view.upstream)->name
+                                                          : (mg_slice){ "", 0 });
 }
 
 static void put_peer(struct line *l, const struct mg_exchange *x)
@@ -257,14 +279,30 @@ static void put_referer(struct line *l, const struct mg_exchange *x)
 }
 
 static const struct field fields[] = {
-    { "time", put_time },         { "id", put_id },           { "client", put_client },     { "client_port", put_port },
-    { "method", put_method },     { "host", put_host },       { "path", put_path },         { "query", put_query },
-    { "version", put_version },   { "status", put_status },   { "bytes_in", put_in },       { "bytes_out", put_out },
-    { "duration", put_duration }, { "route", put_route },     { "upstream", put_upstream }, { "peer", put_peer },
-    { "tries", put_tries },       { "latency", put_latency }, { "user_agent", put_user_agent },
-    { "referer", put_referer },   { "error", put_error },
+    { "time", put_time },
+    { "id", put_id },
+    { "client", put_client },
+    { "client_port", put_port },
+    { "method", put_method },
+    { "host", put_host },
+    { "path", put_path },
+    { "query", put_query },
+    { "version", put_version },
+    { "status", put_status },
+    { "bytes_in", put_in },
+    { "bytes_out", put_out },
+    { "duration", put_duration },
+    { "route", put_route },
+    { "upstream", put_upstream },
+    { "peer", put_peer },
+    { "tries", put_tries },
+    { "latency", put_latency },
+    { "user_agent", put_user_agent },
+    { "referer", put_referer },
+    { "error", put_error },
 };
 enum { FIELD_COUNT = sizeof(fields) / sizeof(*fields) };
+_Static_assert((int)FIELD_COUNT <= (int)FIELDS_MOST, "each may be chosen once");
 
 static void put_json(struct line *l, const struct mg_exchange *x)
 {
@@ -316,127 +354,18 @@ static void put_common(struct line *l, const struct mg_exchange *x)
     put(l, MG_LIT("\n"));
 }
 
-/* ---- Out. ---- */
-
-static void drop_lines(const char *at, size_t len, int error)
-{
-    const char *end = at + len;
-
-    while (at < end && (at = memchr(at, '\n', (size_t)(end - at)))) {
-        dropped++;
-        at++;
-    }
-    if (!told)
-        mg_log(MG_LOG_ERROR, "access log %s: %s; lines are dropped until it works again", path, strerror(error));
-    told = true;
-}
-
-/* As many whole lines as fit into one write, at least one. */
-static size_t next_write(const char *at, size_t left)
-{
-    const char *end;
-
-    if (left <= write_most)
-        return left;
-    end = memrchr(at, '\n', write_most);
-    if (!end)
-        end = memchr(at, '\n', left);
-    return end ? (size_t)(end + 1 - at) : left;
-}
-
-void mg_access_flush(void)
-{
-    size_t done = 0;
-
-    while (done < filled) {
-        ssize_t n = write(fd, buffer + done, next_write(buffer + done, filled - done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            drop_lines(buffer + done, filled - done, n < 0 ? errno : ENOSPC);
-            break;
-        }
-        done += (size_t)n;
-    }
-    if (done)
-        torn = buffer[done - 1] != '\n';
-    if (filled && done == filled)
-        told = false;
-    filled = 0;
-}
-
-static void on_flush(struct mg_timeout *t)
-{
-    (void)t;
-    mg_access_flush();
-}
-
-static bool open_syslog(void);
-
-/* RFC 3164 as local daemons take it: local0.info, the time, no host. Made once a second. */
-static mg_slice syslog_head(void)
-{
-    static char head[64];
-    static time_t of;
-    static uint32_t len;
-    time_t now = (time_t)mg_clock_wall();
-    struct tm tm;
-
-    if (now != of && localtime_r(&now, &tm)) {
-        char stamp[32];
-        strftime(stamp, sizeof(stamp), "%b %e %H:%M:%S", &tm);
-        len = (uint32_t)snprintf(head, sizeof(head), "<134>%s moongate[%d]: ", stamp, (int)getpid());
-        of = now;
-    }
-    return (mg_slice){ head, len };
-}
-
-static void send_to_syslog(mg_slice line)
-{
-    mg_slice head = syslog_head();
-    struct iovec v[2] = { { (void *)head.ptr, head.len }, { (void *)line.ptr, line.len - 1 } };
-    struct msghdr m = { .msg_iov = v, .msg_iovlen = 2 };
-
-    ssize_t n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
-    /* A daemon that was started anew has another socket behind the same path. */
-    if (n < 0 && (errno == ECONNREFUSED || errno == ENOTCONN || errno == EBADF) && open_syslog())
-        n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (n < 0)
-        drop_lines(line.ptr, line.len, errno);
-    else
-        told = false;
-}
-
-static void emit(mg_slice line)
-{
-    if (target == SYSLOG) {
-        send_to_syslog(line);
-        return;
-    }
-    if (filled + line.len > BUFFER)
-        mg_access_flush();
-    if (torn && !filled)
-        buffer[filled++] = '\n';
-    memcpy(buffer + filled, line.ptr, line.len);
-    filled += line.len;
-    if (!flush_queue)
-        mg_access_flush();
-    else if (!flusher.queue)
-        mg_timeout_set(&flusher, flush_queue);
-}
-
 void mg_access_log(const struct mg_exchange *x)
 {
-    static char text[LINE_MOST];
+    static char text[MG_SINK_LINE_MOST];
     struct line l = { text, text + sizeof(text) };
 
-    if (target == OFF)
+    if (!mg_sink_is_open())
         return;
     if (format == JSON)
         put_json(&l, x);
     else
         put_common(&l, x);
-    emit((mg_slice){ text, (uint32_t)(l.at - text) });
+    mg_sink_put((mg_slice){ text, (uint32_t)(l.at - text) });
 }
 
 /* ---- Opening. ---- */
@@ -484,66 +413,6 @@ static const char *choose_fields(mg_slice list)
     return NULL;
 }
 
-/* A pipe that several write to keeps apart only what is no longer than PIPE_BUF. */
-static void look_at_target(void)
-{
-    struct stat s;
-
-    write_most = fstat(fd, &s) == 0 && S_ISFIFO(s.st_mode) ? PIPE_BUF : BUFFER;
-}
-
-/* Without waiting: a named pipe's reader may be away or slow. */
-static bool open_file(void)
-{
-    int opened = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0640);
-
-    if (opened < 0)
-        return false;
-    if (fd >= 0)
-        close(fd);
-    fd = opened;
-    look_at_target();
-    return true;
-}
-
-static bool open_syslog(void)
-{
-    struct sockaddr_un a = { .sun_family = AF_UNIX };
-
-    if (strlen(path) >= sizeof(a.sun_path)) {
-        errno = ENAMETOOLONG;
-        return false;
-    }
-    memcpy(a.sun_path, path, strlen(path));
-    if (fd >= 0)
-        close(fd);
-    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    return fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0;
-}
-
-static bool open_target(mg_slice where)
-{
-    static const char prefix[] = "syslog:";
-    const size_t n = sizeof(prefix) - 1;
-
-    if (mg_text_equal(where, MG_LIT("off"))) {
-        target = OFF;
-        return true;
-    }
-    if (mg_text_equal(where, MG_LIT("stderr"))) {
-        target = FILE_OR_PIPE;
-        snprintf(path, sizeof(path), "stderr");
-        fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
-        look_at_target();
-        return fd >= 0;
-    }
-    target = where.len > n && memcmp(where.ptr, prefix, n) == 0 ? SYSLOG : FILE_OR_PIPE;
-    if (target == SYSLOG)
-        where = (mg_slice){ where.ptr + n, where.len - (uint32_t)n };
-    snprintf(path, sizeof(path), "%.*s", (int)where.len, where.ptr);
-    return target == SYSLOG ? open_syslog() : open_file();
-}
-
 const char *mg_access_check(const mg_settings *s)
 {
     if (mg_text_equal(s->log_format, MG_LIT("json")))
@@ -563,34 +432,7 @@ const char *mg_access_open(const mg_settings *s)
 
     if (problem)
         return problem;
-    if (!open_target(s->access_log))
+    if (!mg_sink_open(s->access_log, s->log_flush))
         return complaint("access_log", s->access_log, strerror(errno));
-    flusher.fire = on_flush;
-    flush_queue = mg_clock_queue(s->log_flush);
     return NULL;
-}
-
-void mg_access_reopen(void)
-{
-    if (target != FILE_OR_PIPE || strcmp(path, "stderr") == 0)
-        return;
-    mg_access_flush();
-    if (!open_file())
-        mg_log(MG_LOG_ERROR, "access log %s: %s; the old file stays in use", path, strerror(errno));
-}
-
-void mg_access_close(void)
-{
-    if (target != OFF && fd >= 0) {
-        mg_access_flush();
-        close(fd);
-        fd = -1;
-    }
-    mg_timeout_clear(&flusher);
-    target = OFF;
-}
-
-unsigned long mg_access_dropped(void)
-{
-    return dropped;
 }

@@ -223,5 +223,9 @@ void mg_engine_phase_failed(struct mg_exchange *x, enum mg_phase phase)
     x->error_text = MG_LIT("a hook failed");
     if (phase == MG_PHASE_HANDLE)
         x->hook_failed = true;
+    else if (phase == MG_PHASE_REQUEST_BODY)
+        mg_flow_spoil(&x->in);
+    else if (phase == MG_PHASE_RESPONSE_BODY)
+        mg_flow_spoil(&x->out);
     mg_engine_touch(x);
 }

@@ -442,7 +442,7 @@ static enum mg_next step_relay(struct mg_exchange *x)
     }
     if (mg_engine_hooks(x, MG_PHASE_PRODUCE) == MG_MORE && x->producing) {
         x->producing = false;
-        x->out.whole = true;
+        x->out.whole = !x->failed;
         mg_flow_pump(&x->out);
     }
     if (!x->client)

@@ -51,6 +51,9 @@ int mg_forward_identify(struct mg_exchange *x)
     v->scheme = v->tls ? MG_LIT("https") : MG_LIT("http");
     v->raw_path = target.form == MG_TARGET_AUTHORITY ? MG_LIT("/") : target.path;
     v->query = target.query;
+    if (target.wild && (mg_wild_encode(v->raw_path, x->arena, &v->raw_path) != MG_OK ||
+                        mg_wild_encode(v->query, x->arena, &v->query) != MG_OK))
+        return refuse(x, 503, "out of memory");
     if (target.form == MG_TARGET_ASTERISK)
         v->path = target.path;
     else if (mg_path_normalise(v->raw_path, x->arena, &v->path) != MG_OK)

@@ -134,7 +134,7 @@ static bool filter(struct mg_flow *f)
 /* What Lua has left of its piece goes to the taker. */
 static void pass_on_piece(struct mg_flow *f)
 {
-    if (!f->to) {
+    if (!f->to || f->spoilt) {
         mg_chain_clear(&f->piece);
         return;
     }
@@ -147,7 +147,7 @@ static void pass_on_piece(struct mg_flow *f)
 void mg_flow_pump(struct mg_flow *f)
 {
     tell_reader(f);
-    while (f->to && !f->done && !f->at_work && (f->held.bytes || f->whole)) {
+    while (f->to && !f->done && !f->at_work && !f->spoilt && (f->held.bytes || f->whole)) {
         if (!f->filtered || f->to->tunnel) {
             pass_on(f);
         } else {
@@ -163,6 +163,13 @@ void mg_flow_pump(struct mg_flow *f)
     if (f->to && f->to->queued <= MG_STREAM_HIGH)
         answer(&f->writer, MG_OK);
     steer(f);
+}
+
+void mg_flow_spoil(struct mg_flow *f)
+{
+    f->spoilt = true;
+    mg_chain_clear(&f->held);
+    mg_chain_clear(&f->piece);
 }
 
 void mg_flow_filtered(struct mg_flow *f)
@@ -192,6 +199,8 @@ bool mg_flow_arrive(struct mg_flow *f, struct mg_chain *body, bool last)
         steer(f);
         return true;
     }
+    if (f->spoilt)
+        mg_chain_clear(body);
     mg_chain_move(&f->held, body);
     mg_flow_pump(f);
     return true;

@@ -73,7 +73,24 @@ static bool know(struct vm *vm, struct mg_view *x)
     return true;
 }
 
-/* Every exchange that Lua had a part in ends with 500; all others of the worker go on. */
+static void fail_hooks_at_work(struct mg_exchange *x)
+{
+    uint32_t at_work = x->at_work;
+
+    if (x->in.at_work)
+        at_work |= 1u << MG_PHASE_REQUEST_BODY;
+    if (x->out.at_work)
+        at_work |= 1u << MG_PHASE_RESPONSE_BODY;
+    for (int phase = 0; phase < MG_PHASE_COUNT; phase++) {
+        if (!(at_work >> phase & 1))
+            continue;
+        mg_engine_phase_failed(x, (enum mg_phase)phase);
+        mg_engine_phase_done(x, (enum mg_phase)phase);
+    }
+}
+
+/* Every exchange that was inside ends with 500, or is cut. One that only relays goes on; if it meets another hook, that
+ * hook fails, as the VM can't be entered. */
 static void fail_views(struct vm *vm)
 {
     for (uint32_t slot = 0; slot < vm->view_room; slot++) {
@@ -84,12 +101,7 @@ static void fail_views(struct vm *vm)
         mg_outside_end(vm->generation, &x->task);
         mg_fetch_end(vm->generation, &x->task);
         mg_task_gone(&x->task);
-        for (int phase = 0; phase < MG_PHASE_COUNT; phase++)
-            if (x->at_work >> phase & 1)
-                mg_engine_phase_done(x, (enum mg_phase)phase);
-        x->in.seen |= x->in.at_work;
-        x->out.seen |= x->out.at_work;
-        mg_engine_phase_failed(x, MG_PHASE_HANDLE);
+        fail_hooks_at_work(x);
     }
 }
 
@@ -131,7 +143,10 @@ static int call(struct vm *vm)
         answer = (int)lua_tointeger(L, -1);
     lua_settop(L, STEP);
     vm->inside = false;
-    relieve(vm);
+    if (failed)
+        lose(vm, "the runtime of Lua failed and can't be trusted any more");
+    else
+        relieve(vm);
     return answer;
 }
 
@@ -299,13 +314,15 @@ static int require(lua_State *L, const char *name)
     return lua_pcall(L, 1, 1, 0);
 }
 
-/* Runs the function on the stack's top with `explain` as its handler. */
-static int run_explained(lua_State *L)
+/* Runs the function on the stack's top, with one argument if there is one, and `explain` as its handler. */
+static int run_explained(lua_State *L, const char *argument)
 {
     lua_pushcfunction(L, explain);
     lua_insert(L, -2);
     int handler = lua_gettop(L) - 1;
-    int failed = lua_pcall(L, 0, 0, handler);
+    if (argument)
+        lua_pushstring(L, argument);
+    int failed = lua_pcall(L, argument ? 1 : 0, 0, handler);
     lua_remove(L, handler);
     return failed;
 }
@@ -324,9 +341,9 @@ static int load(struct vm *vm, const char *script)
     if (require(L, "moongate.step"))
         return -1;
     assert(lua_gettop(L) == STEP);
-    if (luaL_loadfile(L, script) || run_explained(L))
+    if (luaL_loadfile(L, script) || run_explained(L, NULL))
         return -1;
-    return require(L, "moongate.finish") || run_explained(L) ? -1 : 0;
+    return require(L, "moongate.finish") || run_explained(L, script) ? -1 : 0;
 }
 
 static void close_vm(struct vm *vm)
@@ -403,7 +420,7 @@ void mg_vm_check(struct mg_generation *g)
 {
     lua_State *L = vm_of(g)->L;
 
-    if (require(L, "moongate.check") || run_explained(L))
+    if (require(L, "moongate.check") || run_explained(L, NULL))
         fprintf(stderr, "moongate: check: %s\n", lua_tostring(L, -1));
     lua_settop(L, STEP);
 }

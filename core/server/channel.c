@@ -56,7 +56,9 @@ int mg_channel_receive(int channel, struct mg_letter *l)
     if (!body && !(body = malloc(BODY_MOST + 1)))
         return -1;
     struct iovec v[2] = { { &head, sizeof(head) }, { body, BODY_MOST } };
-    struct msghdr m = { .msg_iov = v, .msg_iovlen = 2, .msg_control = control.bytes, .msg_controllen = sizeof(control) };
+    struct msghdr m = {
+        .msg_iov = v, .msg_iovlen = 2, .msg_control = control.bytes, .msg_controllen = sizeof(control)
+    };
     ssize_t n;
     do
         n = recvmsg(channel, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);

@@ -18,8 +18,8 @@ enum { LINE_MOST = 4096, CLIENTS_MOST = 16, ANSWER_MOST = 256 * 1024 };
 
 struct asker {
     ev_io io;
-    unsigned ticket;                /* of the question under way; 0: none */
-    bool ended;                     /* asks nothing more, but still listens */
+    unsigned ticket; /* of the question under way; 0: none */
+    bool ended;      /* asks nothing more, but still listens */
     size_t filled;
     char line[LINE_MOST];
 };
@@ -75,7 +75,7 @@ static bool obey(struct asker *a, const char *line)
         if (!events->on_status(tickets + 1))
             return say(a, "{\"error\":\"another status is under way; ask again\"}");
         a->ticket = ++tickets;
-        ev_io_stop(loop, &a->io);       /* until it is answered */
+        ev_io_stop(loop, &a->io); /* until it is answered */
         return true;
     }
     bool drain = is_command(line, "drain");
@@ -288,8 +288,8 @@ int mg_control_ask(const char *where, const char *command, bool json)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     if (fd < 0 || !address_of(where, &a) || connect(fd, &a.any, a.len) != 0) {
-        fprintf(stderr, "moongate: control socket %s: %s; is a moongate running with --control %s?\n", where, strerror(errno),
-                where);
+        fprintf(stderr, "moongate: control socket %s: %s; is a moongate running with --control %s?\n", where,
+                strerror(errno), where);
         if (fd >= 0)
             close(fd);
         return 1;

@@ -19,8 +19,8 @@
 #include "transport.h"
 
 enum { ACCEPTS_A_TURN = 64 };
-static const double PAUSE = 0.1;        /* seconds until accepting is tried again */
-static const double OVER = 10;          /* seconds without trouble after which it is told again */
+static const double PAUSE = 0.1; /* seconds until accepting is tried again */
+static const double OVER = 10;   /* seconds without trouble after which it is told again */
 
 struct mg_listener {
     struct ev_loop *loop;
@@ -29,11 +29,11 @@ struct mg_listener {
     ev_io accept;
     ev_timer pause;
     unsigned connections;
-    bool started, full;                 /* full: at max_connections */
+    bool started, full; /* full: at max_connections */
 };
 
-static struct mg_carrier *carriers;     /* of all listeners */
-static struct greeting *greetings;      /* connections in their connect phase */
+static struct mg_carrier *carriers; /* of all listeners */
+static struct greeting *greetings;  /* connections in their connect phase */
 static unsigned connections;
 static bool draining;
 
@@ -119,7 +119,7 @@ static void serve(struct mg_listener *l, struct mg_transport *t, const struct mg
 /* ---- The connect phase. ---- */
 
 struct greeting {
-    struct mg_connecting connecting;    /* first */
+    struct mg_connecting connecting; /* first */
     struct greeting *next, *previous;
     struct mg_listener *listener;
     struct mg_transport *transport;
@@ -164,6 +164,20 @@ static void greeted(struct mg_connecting *connecting)
         serve(l, t, &info);
 }
 
+/* The client has spoken, or left: in the latter case nothing needs to be decided any more. */
+static void on_stirred(struct mg_transport *t)
+{
+    struct greeting *g = t->owner;
+
+    t->ops->want_read(t, false);
+    if (!mg_transport_ended(t))
+        return;
+    g->connecting.view.refused = 1;
+    mg_task_gone(&g->connecting.task);
+}
+
+static const struct mg_transport_events greeting_events = { .on_readable = on_stirred };
+
 static void greet(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info)
 {
     struct mg_generation *generation = mg_generation_now;
@@ -191,6 +205,9 @@ static void greet(struct mg_listener *l, struct mg_transport *t, const struct mg
         .accepted = mg_clock_wall(),
         .slot = mg_slot_take(&generation->connection_slots),
     };
+    t->events = &greeting_events;
+    t->owner = g;
+    t->ops->want_read(t, true);
     if (generation->policy->connect(generation->policy, &g->connecting.view) == MG_MORE)
         greeted(&g->connecting);
 }
@@ -254,8 +271,10 @@ static void tell_out(int error)
         return;
     }
     getrlimit(RLIMIT_NOFILE, &limit);
-    mg_log(MG_LOG_WARN, "out of file descriptors: no connections are accepted until some are free (the limit is %llu; raise it "
-                        "with ulimit -n or LimitNOFILE=)", (unsigned long long)limit.rlim_cur);
+    mg_log(MG_LOG_WARN,
+           "out of file descriptors: no connections are accepted until some are free (the limit is %llu; raise it "
+           "with ulimit -n or LimitNOFILE=)",
+           (unsigned long long)limit.rlim_cur);
 }
 
 /* False when there is nothing more to accept now. */
@@ -282,7 +301,7 @@ static bool accept_one(struct mg_listener *l)
         pause_accepting(l);
         return false;
     default:
-        pause_accepting(l);             /* whatever it is, it must not be asked for without end */
+        pause_accepting(l); /* whatever it is, it must not be asked for without end */
         return false;
     }
 }

@@ -30,7 +30,7 @@ static const char help[] =
     "                    (default for status and stop: $MOONGATE_CONTROL)\n"
     "  --log LEVEL       debug, info, warn, error or none, instead of what the script says\n"
     "  --error-log PATH  the error log's file, instead of standard error\n"
-    "  --shared SIZE     room for everything that workers share, such as dictionaries (default: 1G, taken as it is used)\n"
+    "  --shared SIZE     room for what workers share, such as dictionaries (default: 1G, taken as it is used)\n"
     "  --json            status as one line of JSON\n"
     "  --help, --version\n"
     "\n"
@@ -44,16 +44,11 @@ struct line {
 };
 
 static const struct option options[] = {
-    { "workers", required_argument, NULL, 'w' },
-    { "control", required_argument, NULL, 'c' },
-    { "log", required_argument, NULL, 'l' },
-    { "error-log", required_argument, NULL, 'e' },
-    { "shared", required_argument, NULL, 's' },
-    { "json", no_argument, NULL, 'j' },
-    { "watch", no_argument, NULL, 'W' },
-    { "help", no_argument, NULL, 'h' },
-    { "version", no_argument, NULL, 'v' },
-    { 0 },
+    { "workers", required_argument, NULL, 'w' }, { "control", required_argument, NULL, 'c' },
+    { "log", required_argument, NULL, 'l' },     { "error-log", required_argument, NULL, 'e' },
+    { "shared", required_argument, NULL, 's' },  { "json", no_argument, NULL, 'j' },
+    { "watch", no_argument, NULL, 'W' },         { "help", no_argument, NULL, 'h' },
+    { "version", no_argument, NULL, 'v' },       { 0 },
 };
 
 static int misuse(const char *what, const char *value)
@@ -100,7 +95,7 @@ static unsigned distance(const char *a, const char *b)
 static int unknown_option(const char *given)
 {
     const char *word = given + strspn(given, "-"), *nearest = NULL;
-    unsigned best = least(4, (unsigned)(strlen(word) + 3) / 2);     /* what is further away was not meant */
+    unsigned best = least(4, (unsigned)(strlen(word) + 3) / 2); /* what is further away was not meant */
 
     for (const struct option *o = options; o->name; o++) {
         unsigned d = distance(word, o->name);
@@ -130,7 +125,7 @@ static int take_option(int option, const char *given, struct line *l)
 {
     switch (option) {
     case 'w':
-        return parse_workers(optarg, &l->master.workers) ? 0 : misuse("--workers: a number from 1 to 64 is needed, got", optarg);
+        return parse_workers(optarg, &l->master.workers) ? 0 : misuse("--workers: 1 to 64 is needed, got", optarg);
     case 'c':
         l->control = optarg;
         return 0;
@@ -144,7 +139,7 @@ static int take_option(int option, const char *given, struct line *l)
         fprintf(stderr, "moongate: --error-log %s: %s\n", optarg, strerror(errno));
         return 1;
     case 's':
-        return parse_shared(optarg, &l->master.shared) ? 0 : misuse("--shared: a size from 1M to 1024G is needed, got", optarg);
+        return parse_shared(optarg, &l->master.shared) ? 0 : misuse("--shared: 1M to 1024G is needed, got", optarg);
     case 'j':
         l->json = true;
         return 0;

@@ -32,15 +32,15 @@ enum stage { ASKING, STARTING, RUNNING, STOPPING };
 
 struct child {
     int number;
-    pid_t pid;                  /* 0: not running */
+    pid_t pid; /* 0: not running */
     int channel;
     ev_io io;
     ev_child watch;
     ev_timer again;
-    double started, delay;      /* when it was started; how long until it is started anew */
-    char *report;               /* the last status */
-    struct mg_ready *ready;     /* what it declared, until it is told to begin */
-    bool reported, told;        /* told: why it ends has been said */
+    double started, delay;  /* when it was started; how long until it is started anew */
+    char *report;           /* the last status */
+    struct mg_ready *ready; /* what it declared, until it is told to begin */
+    bool reported, told;    /* told: why it ends has been said */
 };
 
 static struct {
@@ -49,12 +49,12 @@ static struct {
     enum stage stage;
     struct child children[MG_WORKERS_MAX];
     unsigned count;
-    struct mg_ready *ready;     /* what the first worker said */
+    struct mg_ready *ready; /* what the first worker said */
     int sockets[MG_BINDS_MOST];
     unsigned socket_count;
     ev_signal signals[SIGNALS];
     ev_timer status, kill;
-    unsigned asked;             /* the control socket's question under way; 0: none */
+    unsigned asked; /* the control socket's question under way; 0: none */
     double began;
     int exit_status;
     bool announced;
@@ -178,8 +178,10 @@ static void commit(struct child *c)
         n += fds[n] >= 0;
     }
     if (n != c->ready->count || n != m.socket_count)
-        mg_log(MG_LOG_WARN, "worker %d: the script has been edited and listens elsewhere now; that comes into force with the "
-                            "next start of moongate", c->number);
+        mg_log(MG_LOG_WARN,
+               "worker %d: the script has been edited and listens elsewhere now; that is in force after the "
+               "next start of moongate",
+               c->number);
     if (!mg_channel_send(c->channel, MG_WORD_COMMIT, numbers, n * sizeof(*numbers), fds, n))
         mg_log(MG_LOG_ERROR, "worker %d can't be told to begin: %s", c->number, strerror(errno));
     free(c->ready);
@@ -249,7 +251,7 @@ static void on_ready(struct child *c, const struct mg_letter *l)
     if (m.stage == ASKING)
         m.ready = copy_ready(l);
     if (!c->ready || !m.ready)
-        kill(c->pid, SIGKILL);          /* its end is told, and what follows from it */
+        kill(c->pid, SIGKILL); /* its end is told, and what follows from it */
     else if (m.stage == ASKING)
         begin();
     else if (m.stage == STARTING)
@@ -272,7 +274,8 @@ static void on_failed(struct child *c, const struct mg_letter *l)
 static void answer_status(void)
 {
     static char answer[ANSWER_ROOM];
-    size_t n = (size_t)snprintf(answer, sizeof(answer), "{\"version\":\"" MG_VERSION "\",\"pid\":%d,\"uptime\":%.0f,\"workers\":[",
+    size_t n = (size_t)snprintf(answer, sizeof(answer),
+                                "{\"version\":\"" MG_VERSION "\",\"pid\":%d,\"uptime\":%.0f,\"workers\":[",
                                 (int)getpid(), ev_now(m.loop) - m.began);
     bool first = true;
 
@@ -326,7 +329,7 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
             on_report(c, &l);
     }
     if (got < 0)
-        ev_io_stop(loop, io);           /* its end is told by the signal */
+        ev_io_stop(loop, io); /* its end is told by the signal */
 }
 
 /* ---- Starting and burying workers. ---- */
@@ -385,7 +388,7 @@ static void on_child(struct ev_loop *loop, ev_child *watch, int events)
     ev_child_stop(loop, watch);
     pid_t pid = c->pid;
     c->pid = 0;
-    on_channel(loop, &c->io, EV_READ);  /* its last words may still lie there */
+    on_channel(loop, &c->io, EV_READ); /* its last words may still lie there */
     ev_io_stop(loop, &c->io);
     close(c->channel);
     describe_end(how, sizeof(how), watch->rstatus);
@@ -491,8 +494,9 @@ static void on_signal(struct ev_loop *loop, ev_signal *s, int events)
         tell_all(MG_WORD_REOPEN);
         break;
     case SIGHUP:
-        mg_log(MG_LOG_WARN, "HUP: reload is not available in this version; start a new process with the new script, and end "
-                            "this one with QUIT");
+        mg_log(MG_LOG_WARN,
+               "HUP: reload is not available in this version; start a new process with the new script, and "
+               "end this one with QUIT");
         break;
     case SIGUSR2:
         mg_log(MG_LOG_WARN, "USR2: upgrade is not available in this version");

@@ -24,11 +24,12 @@
 #include "log.h"
 #include "resolve.h"
 #include "script.h"
+#include "sink.h"
 #include "transport.h"
 #include "vm.h"
 
 enum { GENERATIONS_MOST = 16 };
-static const double REBUILD_AGAIN = 1.0;    /* seconds until a script that fails to load is tried again */
+static const double REBUILD_AGAIN = 1.0; /* seconds until a script that fails to load is tried again */
 
 static struct worker {
     const struct mg_worker_options *options;
@@ -37,13 +38,13 @@ static struct worker {
     ev_prepare before_sleep;
     ev_timer drain, rebuild;
     ev_signal term;
-    struct mg_listen listens[MG_BINDS_MOST];        /* the worker's own copy: connections outlive generations */
+    struct mg_listen listens[MG_BINDS_MOST]; /* the worker's own copy: connections outlive generations */
     struct mg_listener *listeners[MG_BINDS_MOST];
     unsigned listener_count;
     struct mg_generation *retired[GENERATIONS_MOST];
-    struct mg_generation *loading;                  /* the first one, while its init hooks run */
-    unsigned generations;                           /* loaded so far */
-    unsigned declared;                              /* chunks of arenas that hold what scripts declared */
+    struct mg_generation *loading; /* the first one, while its init hooks run */
+    unsigned generations;          /* loaded so far */
+    unsigned declared;             /* chunks of arenas that hold what scripts declared */
     bool draining, ended, resolving;
     int status;
 } w;
@@ -90,7 +91,7 @@ static struct mg_generation *prepare(void (*on_ready)(struct mg_generation *, en
         *problem = mg_slice_of("out of memory");
         return NULL;
     }
-    unsigned before = mg_arena_live() - 1;          /* its first chunk is there already */
+    unsigned before = mg_arena_live() - 1; /* its first chunk is there already */
     g->on_ready = on_ready;
     if (mg_vm_load(g, w.options->script, problem) == MG_OK) {
         g->declared = mg_arena_live() - before;
@@ -200,7 +201,7 @@ static void on_prepared(struct mg_generation *g, enum mg_status status)
     for (unsigned i = 0; i < r->count; i++)
         describe_bind(&r->binds[i], &g->listens[i]);
     w.loading = NULL;
-    mg_generation_now = g;              /* not in force yet, but the one to commit */
+    mg_generation_now = g; /* not in force yet, but the one to commit */
     if (!mg_channel_send(w.options->channel, MG_WORD_READY, r, size, NULL, 0))
         finish(1);
     free(r);
@@ -245,16 +246,16 @@ static void report(void)
 {
     const struct mg_generation *g = mg_generation_now ? mg_generation_now : w.loading;
     char text[1024];
-    int n = snprintf(text, sizeof(text),
-                     "{\"number\":%d,\"pid\":%d,\"generation\":%u,\"served\":%llu,\"connections\":%u,\"exchanges\":%u,"
-                     "\"streams\":%u,\"blocks\":%u,\"arenas\":%u,\"tickets\":%d,\"tasks\":%u,\"fibers\":%d,\"requests\":%d,"
-                     "\"sockets\":%u,\"fetches\":%u,\"dials\":%u,\"idle\":%u,\"lookups\":%u,\"queued\":%u,\"memory\":%.0f,"
-                     "\"log_dropped\":%lu}",
-                     w.options->number, (int)getpid(), g->number, (unsigned long long)mg_engine_served(),
-                     mg_listener_connections(), mg_engine_live(), mg_h1_streams(), mg_block_live(),
-                     mg_arena_live() - w.declared, g->tickets.used, g->tasks, g->lua.fibers, g->lua.requests, mg_outside_live(),
-                     mg_fetch_live(), mg_dial_live(), mg_dial_idle(), mg_resolve_live(), mg_attempt_queued(),
-                     mg_vm_memory(g), mg_access_dropped());
+    int n = snprintf(
+        text, sizeof(text),
+        "{\"number\":%d,\"pid\":%d,\"generation\":%u,\"served\":%llu,\"connections\":%u,\"exchanges\":%u,"
+        "\"streams\":%u,\"blocks\":%u,\"arenas\":%u,\"tickets\":%d,\"tasks\":%u,\"fibers\":%d,\"requests\":%d,"
+        "\"sockets\":%u,\"fetches\":%u,\"dials\":%u,\"idle\":%u,\"lookups\":%u,\"queued\":%u,\"memory\":%.0f,"
+        "\"log_dropped\":%lu}",
+        w.options->number, (int)getpid(), g->number, (unsigned long long)mg_engine_served(), mg_listener_connections(),
+        mg_engine_live(), mg_h1_streams(), mg_block_live(), mg_arena_live() - w.declared, g->tickets.used, g->tasks,
+        g->lua.fibers, g->lua.requests, mg_outside_live(), mg_fetch_live(), mg_dial_live(), mg_dial_idle(),
+        mg_resolve_live(), mg_attempt_queued(), mg_vm_memory(g), mg_sink_dropped());
 
     mg_channel_send(w.options->channel, MG_WORD_STATUS, text, (size_t)n, NULL, 0);
 }
@@ -277,7 +278,7 @@ static void on_drained(struct ev_loop *loop, ev_timer *t, int events)
 static void drain(void)
 {
     if (!mg_generation_now)
-        finish(0);                      /* still loading */
+        finish(0); /* still loading */
     if (!mg_generation_now || w.draining)
         return;
     double timeout = mg_generation_now->settings.drain_timeout;
@@ -305,7 +306,7 @@ static void hear(const struct mg_letter *l)
         return;
     case MG_WORD_REOPEN:
         mg_log_reopen();
-        mg_access_reopen();
+        mg_sink_reopen();
         return;
     case MG_WORD_READY:
     case MG_WORD_FAILED:
@@ -323,7 +324,7 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
     while ((got = mg_channel_receive(io->fd, &l)) > 0)
         hear(&l);
     if (got < 0)
-        finish(0);                      /* the master is gone */
+        finish(0); /* the master is gone */
 }
 
 /* ---- The loop. ---- */
@@ -381,7 +382,7 @@ static void open_error_log(const mg_settings *s)
     if (w.options->error_log_given || mg_text_equal(s->error_log, MG_LIT("stderr")))
         return;
     snprintf(path, sizeof(path), "%.*s", (int)s->error_log.len, s->error_log.ptr);
-    (void)mg_log_open(path);            /* the master says what is wrong with it */
+    (void)mg_log_open(path); /* the master says what is wrong with it */
 }
 
 static bool open_services(const mg_settings *s)
@@ -418,7 +419,7 @@ static bool start(void)
         fail(problem);
         return false;
     }
-    w.loading = g;                      /* until on_prepared */
+    w.loading = g; /* until on_prepared */
     if (!open_services(&g->settings))
         return false;
     mg_vm_init(g);
@@ -428,7 +429,7 @@ static bool start(void)
 static void end(void)
 {
     ev_signal_stop(w.loop, &w.term);
-    signal(SIGTERM, SIG_IGN);           /* it is ending */
+    signal(SIGTERM, SIG_IGN); /* it is ending */
     stop_listening();
     mg_listener_close();
     flush();
@@ -445,7 +446,7 @@ static void end(void)
         mg_listener_free(w.listeners[i]);
         free(w.listens[i].trusted);
     }
-    mg_access_close();
+    mg_sink_close();
     if (w.resolving)
         mg_resolve_stop();
     mg_clock_stop();
@@ -461,7 +462,7 @@ int mg_worker_run(const struct mg_worker_options *options)
     if (!w.loop)
         return 1;
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGINT, SIG_IGN);            /* a terminal sends it to all; the master says what it means */
+    signal(SIGINT, SIG_IGN); /* a terminal sends it to all; the master says what it means */
     say_who(options->number);
     raise_descriptor_limit();
     mg_clock_start(w.loop);

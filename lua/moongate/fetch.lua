@@ -179,6 +179,7 @@ local function open(url, options, body)
   end
   local method = options.method or body and "POST" or "GET"
   local code = C.mg_fetch_open(fiber.task(), host, #host, port, method, #method, target, #target, out)
+  if code == GONE then fiber.stop() end
   if code < 0 then return nil, reason_of(code) end
   local f, owner = out[0], fiber.owner()
   local self = setmetatable({ f, owner = owner, bytes = 0, max_size = options.max_size or 10 * 2 ^ 20 }, meta)

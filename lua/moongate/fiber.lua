@@ -142,7 +142,11 @@ end
 -- Further waits fail at once; one that goes on trying is left behind.
 local function refuse(f)
   f.gone = (f.gone or 0) + 1
-  while f.gone > REFUSALS_MOST do yield(mark) end
+  if f.gone > REFUSALS_MOST then
+    if f.linked then unlink(f) end
+    f.linked = true                     -- in no list any more, and in none again
+    while true do yield(mark) end
+  end
   error(gone, 0)
 end
 

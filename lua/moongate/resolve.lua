@@ -14,6 +14,7 @@ return function(name)
   if type(name) ~= "string" or name == "" then error("gate.resolve takes a name", 2) end
   local ticket = C.mg_lookup_open(fiber.task(), name, #name, out)
   local lookup = out[0]
+  if ticket == C.MG_GONE then fiber.stop() end
   if lookup == nil then return nil, reason_of(ticket) end
   local code = fiber.await(ticket)
   local list, i = {}, 0

@@ -164,6 +164,7 @@ function socket.connect(host, port, options)
     return wrap(s, key, seconds)
   end
   local ticket = C.mg_socket_open(task, host, #host, port or 0, seconds, out)
+  if ticket == GONE then fiber.stop() end
   if ticket < 0 then return nil, reason_of(ticket) end
   local self = wrap(out[0], key, seconds)
   local code = wait(self, ticket)

@@ -46,8 +46,8 @@ end
 
 local function new(name, seconds, fn, once)
   if type(seconds) ~= "number" or seconds ~= seconds or seconds < 0 or (seconds == 0 and not once) then
-    problem.raise(problem.place(), ("%s: the seconds must be a number%s, got %s"):format(name, once and "" or " above 0",
-      problem.show(seconds)))
+    problem.raise(problem.place(), ("%s: the seconds must be a number%s, got %s")
+      :format(name, once and "" or " above 0", problem.show(seconds)))
   end
   if type(fn) ~= "function" then
     problem.raise(problem.place(), ("%s: a function is needed, got %s"):format(name, problem.show(fn)))
