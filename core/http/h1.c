@@ -149,7 +149,7 @@ static void finish_request(struct mg_h1 *h)
     mg_h1_end_stream(h, MG_WHY_COMPLETE);
     if (h->doomed)
         return;
-    if (!h->keep || h->draining || h->eof) {
+    if (!h->keep || h->draining || (h->eof && h->in_at == h->in_end)) {
         /* Closing with bytes unread would reset the connection and take the answer with it. */
         if (h->eof || (h->incoming.whole && h->in_at == h->in_end && !h->lingering)) {
             mg_h1_doom(h, false);
@@ -162,7 +162,7 @@ static void finish_request(struct mg_h1 *h)
         h->discarded = 0;
     }
     h->large = false;
-    h->transport->ops->want_read(h->transport, true);
+    h->transport->ops->want_read(h->transport, !h->eof);
     if (h->in_at < h->in_end)
         mg_h1_mark(h);                  /* a pipelined request */
 }
@@ -217,6 +217,8 @@ static void flush(struct mg_h1 *h)
         mg_h1_end(h, MG_WHY_CUT, true);
     if (!h->doomed && h->in_at < h->in_end)
         mg_h1_read_on(h);
+    if (h->client_side && h->eof && !h->open && !h->out.bytes)
+        mg_h1_doom(h, false);           /* what is left is no whole request */
     if (!h->doomed && !h->blocked && !write_out(h))
         on_write_failed(h);
     if (!h->doomed)

@@ -386,7 +386,9 @@ static void on_eof(struct mg_h1 *h)
     struct mg_chain none = { 0 };
 
     h->eof = true;
-    h->keep = false;
+    /* Requests that came whole before the end are answered all the same. */
+    if (!h->client_side || !h->open || h->in_at == h->in_end)
+        h->keep = false;
     h->transport->ops->want_read(h->transport, false);
     if (!h->open) {
         mg_h1_doom(h, false);

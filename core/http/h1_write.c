@@ -134,7 +134,7 @@ static void decide_keeping(struct mg_h1 *h)
 
     if (limits->keepalive_requests && h->served >= limits->keepalive_requests)
         h->keep = false;
-    if (h->stream.final || h->draining || h->eof || (h->settings->draining && *h->settings->draining))
+    if (h->stream.final || h->draining || (h->eof && h->in_at == h->in_end) || (h->settings->draining && *h->settings->draining))
         h->keep = false;
     /* A client that was never told to go on may send its body, or not: the connection can't be read any further. */
     if (h->expects && !h->incoming.whole)

@@ -334,6 +334,7 @@ static enum mg_next step_error(struct mg_exchange *x)
         return MG_PARK;
     if (x->failed || !x->answered) {    /* an error hook that throws does not get another turn */
         x->failed = false;
+        status = x->error_status;       /* 500, if it threw */
         if (mg_exchange_answer(x, status) == MG_OK)
             mg_forward_default_page(x, status);
     }
