@@ -64,7 +64,7 @@ struct mg_transport *mg_transport_accepted(int fd, bool tcp);
  * Reading and writing start when it has said 0. */
 struct mg_transport *mg_transport_connect(const struct mg_address *to,
                                           const struct mg_transport_events *events, void *owner);
-/* Has the peer ended its side, or is the connection broken, with no bytes before it? One system call. */
+/* Has the peer ended its side, or is the connection broken, whatever lies unread? One system call. */
 bool mg_transport_ended(struct mg_transport *t);
 /* Have bytes or an end arrived that were not read? One system call. */
 bool mg_transport_stirred(struct mg_transport *t);

@@ -11,6 +11,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -234,9 +235,8 @@ struct mg_transport *mg_transport_connect(const struct mg_address *to,
 
 bool mg_transport_ended(struct mg_transport *t)
 {
-    char byte;
-    ssize_t n = recv(socket_of(t)->io.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+    struct pollfd p = { .fd = socket_of(t)->io.fd, .events = POLLRDHUP };
+    return poll(&p, 1, 0) > 0;
 }
 
 bool mg_transport_stirred(struct mg_transport *t)

@@ -103,6 +103,8 @@ uint64_t mg_engine_served(void)
 /* Bodies whose state Lua has changed go on. */
 static void settle(struct mg_flow *f)
 {
+    if (f->view->gone)
+        mg_flow_spoil(f);               /* no hook sees any more of it */
     if (f->seen)
         mg_flow_filtered(f);
     else if (f->to && !f->done && (f->held.bytes || f->whole || mg_wait_pending(&f->writer)))

@@ -121,6 +121,8 @@ static void serve(struct mg_listener *l, struct mg_transport *t, const struct mg
 struct greeting {
     struct mg_connecting connecting; /* first */
     struct greeting *next, *previous;
+    struct mg_timeout look;             /* for a client that leaves meanwhile */
+    bool ended;                         /* it had ended its side at the last look */
     struct mg_listener *listener;
     struct mg_transport *transport;
     struct mg_peer_info info;
@@ -131,6 +133,7 @@ static void end_greeting(struct greeting *g)
 {
     struct mg_generation *generation = g->connecting.task.generation;
 
+    mg_timeout_clear(&g->look);
     mg_task_end(&g->connecting.task);
     generation->policy->closed(generation->policy, &g->connecting.view);
     mg_slot_give(&generation->connection_slots, g->connecting.view.slot);
@@ -164,19 +167,21 @@ static void greeted(struct mg_connecting *connecting)
         serve(l, t, &info);
 }
 
-/* The client has spoken, or left: in the latter case nothing needs to be decided any more. */
-static void on_stirred(struct mg_transport *t)
+/* A client that has ended its sending may still want its answer; it counts as gone when a second look finds it so. */
+static void on_look(struct mg_timeout *t)
 {
-    struct greeting *g = t->owner;
+    struct greeting *g = (struct greeting *)((char *)t - offsetof(struct greeting, look));
 
-    t->ops->want_read(t, false);
-    if (!mg_transport_ended(t))
+    mg_timeout_set(t, g->listener->listen->times.half_close);
+    if (!mg_transport_ended(g->transport))
         return;
+    if (!g->ended) {
+        g->ended = true;
+        return;
+    }
     g->connecting.view.refused = 1;
     mg_task_gone(&g->connecting.task);
 }
-
-static const struct mg_transport_events greeting_events = { .on_readable = on_stirred };
 
 static void greet(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info)
 {
@@ -205,9 +210,8 @@ static void greet(struct mg_listener *l, struct mg_transport *t, const struct mg
         .accepted = mg_clock_wall(),
         .slot = mg_slot_take(&generation->connection_slots),
     };
-    t->events = &greeting_events;
-    t->owner = g;
-    t->ops->want_read(t, true);
+    g->look.fire = on_look;
+    mg_timeout_set(&g->look, l->listen->times.half_close);
     if (generation->policy->connect(generation->policy, &g->connecting.view) == MG_MORE)
         greeted(&g->connecting);
 }
