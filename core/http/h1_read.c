@@ -141,31 +141,44 @@ static void accept_request(struct mg_h1 *h, const struct mg_message *m)
     open_request(h, m);
 }
 
-/* Is a whole head there? Its bytes are taken off and it is handed up. False: wait for more. */
-static bool read_request(struct mg_h1 *h)
+typedef int head_reader(const char *data, size_t len, const struct mg_head_limits *limits, struct mg_message *m,
+                        const char **why);
+
+/* Reads a head from what lies in `in` and takes its bytes off. Its length, 0 for more to come, or minus a status. A head
+ * that trickles in is looked through for its end, and read once. */
+static int read_head(struct mg_h1 *h, head_reader *read, struct mg_message *m, const char **why)
 {
-    const char *data = h->in->data + h->in_at, *why = "";
+    const char *data = h->in->data + h->in_at;
     uint32_t len = h->in_end - h->in_at;
     struct mg_head_limits limits = head_limits(h);
-    struct mg_message m;
+    bool full = len >= limits.max_head_size;
 
-    if (h->scanned && len < limits.max_head_size && !mg_head_is_whole(data, len, h->scanned)) {
+    if (h->scanned && !full && !mg_head_is_whole(data, len, h->scanned)) {
         h->scanned = len;
-        return false;
+        return 0;
     }
-    int n = mg_head_request(data, len, &limits, &m, &why);
-    if (n == 0 && len < limits.max_head_size) {
-        h->scanned = len;
-        return false;
-    }
-    h->scanned = 0;
-    if (n <= 0) {
-        mg_h1_refuse(h, n ? (unsigned)-n : 431, n ? why : "the head is longer than max_head_size");
-        return true;
-    }
-    h->in_at += (uint32_t)n;
-    accept_request(h, &m);
-    return true;
+    int n = read(data, len, &limits, m, why);
+    h->scanned = n == 0 ? len : 0;
+    if (n > 0)
+        h->in_at += (uint32_t)n;
+    if (n != 0 || !full)
+        return n;
+    *why = "the head is longer than max_head_size";
+    return -431;
+}
+
+/* False: wait for more. */
+static bool read_request(struct mg_h1 *h)
+{
+    const char *why = "";
+    struct mg_message m;
+    int n = read_head(h, mg_head_request, &m, &why);
+
+    if (n < 0)
+        mg_h1_refuse(h, (unsigned)-n, why);
+    else if (n > 0)
+        accept_request(h, &m);
+    return n != 0;
 }
 
 static void failed_response(struct mg_h1 *h, enum mg_why why, const char *text)
@@ -203,34 +216,19 @@ static void accept_response(struct mg_h1 *h, const struct mg_message *m, mg_slic
 
 static bool read_response(struct mg_h1 *h)
 {
-    const char *data = h->in->data + h->in_at, *why = "";
-    uint32_t len = h->in_end - h->in_at;
-    struct mg_head_limits limits = head_limits(h);
+    const char *why = "";
     struct mg_message m;
+    int n = read_head(h, mg_head_response, &m, &why);
 
-    if (h->scanned && len < limits.max_head_size && !mg_head_is_whole(data, len, h->scanned)) {
-        h->scanned = len;
-        return false;
-    }
-    int n = mg_head_response(data, len, &limits, &m, &why);
-    if (n == 0 && len < limits.max_head_size) {
-        h->scanned = len;
-        return false;
-    }
-    h->scanned = 0;
-    if (n <= 0) {
-        failed_response(h, MG_WHY_MALFORMED, n ? why : "the head is longer than max_head_size");
-        return false;
-    }
-    h->in_at += (uint32_t)n;
-    if (m.status >= 200 || m.status == 101) {
+    if (n < 0)
+        failed_response(h, MG_WHY_MALFORMED, why);
+    else if (n > 0 && (m.status >= 200 || m.status == 101))
         accept_response(h, &m, h->head_method ? MG_LIT("HEAD") : h->connect_method ? MG_LIT("CONNECT") : MG_LIT("GET"));
-    } else if (++h->interims > INTERIMS_MOST) {
+    else if (n > 0 && ++h->interims > INTERIMS_MOST)
         failed_response(h, MG_WHY_MALFORMED, "too many interim responses");
-    } else {
+    else if (n > 0)
         h->stream.events->on_interim(&h->stream, &m);
-    }
-    return true;
+    return n > 0;
 }
 
 static void broken_body(struct mg_h1 *h, const char *why)
