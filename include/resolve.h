@@ -4,7 +4,8 @@
  * server does not answer, the last good answer stays in use, however old, and
  * is asked for again; when it is slow, a known name waits for half a second at
  * most. A failure is remembered for a second. One question is asked for a name
- * at a time, whoever waits for it. /etc/hosts is honoured.
+ * at a time, whoever waits for it. /etc/hosts is honoured;
+ * "localhost" is the loopback without asking anybody.
  */
 #pragma once
 

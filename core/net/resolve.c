@@ -458,6 +458,16 @@ static bool fold_name(mg_slice name, char *to)
     return true;
 }
 
+/* RFC 6761 6.3: this machine itself, whatever its files or a server say. */
+static unsigned loopback(mg_slice name, struct mg_address *list, unsigned room)
+{
+    if (!mg_text_same(name, MG_LIT("localhost")))
+        return 0;
+    bool v4 = mg_address_literal(MG_LIT("127.0.0.1"), 0, &list[0]);
+    bool v6 = room > 1 && mg_address_literal(MG_LIT("::1"), 0, &list[1]);
+    return v4 + v6;
+}
+
 struct mg_lookup *mg_resolve(mg_slice name, struct mg_address *list, unsigned *count,
                              mg_lookup_done *done, void *owner)
 {
@@ -467,6 +477,8 @@ struct mg_lookup *mg_resolve(mg_slice name, struct mg_address *list, unsigned *c
         *count = 1;
         return NULL;
     }
+    if (room > 0 && (*count = loopback(name, list, room)))
+        return NULL;
 
     char text[NAME_MAX_BYTES];
     struct name *n = fold_name(name, text) ? name_get((mg_slice){ text, name.len }) : NULL;
