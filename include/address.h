@@ -8,7 +8,7 @@
 
 #include "slice.h"
 
-enum { MG_ADDRESS_TEXT = 128 };         /* enough for any printed address */
+enum { MG_ADDRESS_TEXT = 128 }; /* enough for any printed address */
 
 struct mg_address {
     socklen_t len;
@@ -28,9 +28,9 @@ struct mg_network {
 
 /* An address without its path, small enough to keep for every connection. */
 struct mg_endpoint {
-    uint8_t ip[16];                     /* IPv4 in the first four */
+    uint8_t ip[16]; /* IPv4 in the first four */
     uint16_t port;
-    uint8_t family;                     /* 4, 6, or 0 for a unix socket */
+    uint8_t family; /* 4, 6, or 0 for a unix socket */
 };
 
 /* An IPv4-mapped IPv6 address becomes IPv4. */

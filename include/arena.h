@@ -16,7 +16,7 @@ struct mg_arena_chunk;
 
 /* Only mg_arena_take() below looks inside. */
 struct mg_arena {
-    char *at, *end;                     /* what is free of the newest chunk; both aligned */
+    char *at, *end; /* what is free of the newest chunk; both aligned */
     struct mg_arena_chunk *chunks;
     bool failed;
 };

@@ -16,14 +16,14 @@
 #include "slice.h"
 
 enum {
-    MG_BLOCK_SMALL = 32 * 1024 - 64,    /* a 16 KiB body with its head in one read */
-    MG_BLOCK_LARGE = 512 * 1024 - 64,   /* for a transfer that has filled a small one */
+    MG_BLOCK_SMALL = 32 * 1024 - 64,  /* a 16 KiB body with its head in one read */
+    MG_BLOCK_LARGE = 512 * 1024 - 64, /* for a transfer that has filled a small one */
 };
 
 struct mg_block {
     unsigned refs;
-    unsigned size;                      /* of data; MG_BLOCK_SMALL, MG_BLOCK_LARGE or odd */
-    unsigned used;                      /* bytes of data that spans may point into */
+    unsigned size; /* of data; MG_BLOCK_SMALL, MG_BLOCK_LARGE or odd */
+    unsigned used; /* bytes of data that spans may point into */
     struct mg_block *next_free;
     char data[];
 };

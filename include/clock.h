@@ -14,9 +14,9 @@ struct mg_clock_queue;
 
 struct mg_timeout {
     struct mg_timeout *next, *previous;
-    struct mg_clock_queue *queue;           /* NULL while not set */
+    struct mg_clock_queue *queue; /* NULL while not set */
     double deadline;
-    void (*fire)(struct mg_timeout *t);     /* not set any more when called; may free t */
+    void (*fire)(struct mg_timeout *t); /* not set any more when called; may free t */
 };
 
 /* Once a process, before anything else here. Keeps the loop awake for none of it. */
@@ -25,8 +25,8 @@ void mg_clock_start(struct ev_loop *loop);
 void mg_clock_stop(void);
 struct ev_loop *mg_clock_loop(void);
 
-double mg_clock_now(void);                  /* monotonic, as of this turn of the loop */
-double mg_clock_wall(void);                 /* Unix time, as of this turn of the loop */
+double mg_clock_now(void);  /* monotonic, as of this turn of the loop */
+double mg_clock_wall(void); /* Unix time, as of this turn of the loop */
 /* "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110 5.6.7), 29 bytes, made once a second. */
 const char *mg_clock_date(void);
 

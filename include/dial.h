@@ -12,18 +12,19 @@
 struct mg_dial {
     /* Once, unless cancelled, and never before mg_dial_begin() has returned. s, or NULL with failure and its text. */
     void (*done)(struct mg_dial *d, struct mg_stream *s, enum mg_failure failure, const char *text);
-    const struct mg_stream_events *events;      /* for the stream */
+    const struct mg_stream_events *events; /* for the stream */
     void *owner;
-    struct mg_dial_work *work;                  /* NULL when nothing is under way */
+    struct mg_dial_work *work; /* NULL when nothing is under way */
 };
 
 enum mg_dial_how {
     MG_DIAL_ANY,
-    MG_DIAL_CHECKED,        /* a kept connection is looked at once more: the request can't be repeated */
-    MG_DIAL_FRESH,          /* no kept connection */
+    MG_DIAL_CHECKED, /* a kept connection is looked at once more: the request can't be repeated */
+    MG_DIAL_FRESH,   /* no kept connection */
 };
 
-/* A stream at once if one is kept; otherwise NULL, and done() comes. Without memory it does not: d->work is NULL then. */
+/* A stream at once if one is kept; otherwise NULL, and done() comes. Without memory it does not: d->work is NULL then.
+ * */
 struct mg_stream *mg_dial_begin(struct mg_dial *d, struct mg_origin *o, enum mg_dial_how how);
 void mg_dial_cancel(struct mg_dial *d);
 
@@ -35,5 +36,5 @@ void mg_origin_close(struct mg_origin *o);
 
 /* Closes what is idle; nothing is kept any more. */
 void mg_dial_stop(void);
-unsigned mg_dial_idle(void);        /* kept connections */
-unsigned mg_dial_live(void);        /* dials under way */
+unsigned mg_dial_idle(void); /* kept connections */
+unsigned mg_dial_live(void); /* dials under way */

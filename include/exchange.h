@@ -18,60 +18,60 @@ enum mg_hand { MG_HELD_ENGINE = 1, MG_HELD_CLIENT = 2 };
 
 struct mg_attempt {
     struct mg_dial dial;
-    struct mg_stream *stream;           /* to the origin; NULL before, and after its end */
-    struct mg_peer *peer;               /* counted as in flight while not NULL */
-    struct mg_message head;             /* this try's copy of the request */
+    struct mg_stream *stream; /* to the origin; NULL before, and after its end */
+    struct mg_peer *peer;     /* counted as in flight while not NULL */
+    struct mg_message head;   /* this try's copy of the request */
     double began;
     enum mg_failure failure;
-    const char *text;                   /* the failure in words */
-    struct mg_peer *picked;             /* chosen for the next try */
-    struct mg_timeout total;            /* the whole attempt's */
-    double latency;                     /* to the response's head */
-    bool sent, answered;                /* the request's head went out; a response's head came */
-    bool reused, stale;                 /* over a connection that had served before; which was closed meanwhile */
-    bool fresh;                         /* no kept connection any more */
+    const char *text;        /* the failure in words */
+    struct mg_peer *picked;  /* chosen for the next try */
+    struct mg_timeout total; /* the whole attempt's */
+    double latency;          /* to the response's head */
+    bool sent, answered;     /* the request's head went out; a response's head came */
+    bool reused, stale;      /* over a connection that had served before; which was closed meanwhile */
+    bool fresh;              /* no kept connection any more */
 };
 
 struct mg_exchange {
-    mg_view view;                       /* first: the seam casts between the two */
+    mg_view view; /* first: the seam casts between the two */
     unsigned magic;
-    uint8_t held;                       /* enum mg_hand bits */
-    bool running, again;                /* the engine is on the stack; run once more */
-    bool answered;                      /* view.response stands and may be sent */
-    bool producing;                     /* its body comes from a Lua function */
-    bool forwarding;                    /* a fiber in HANDLE waits for the response */
-    bool hook_failed;                   /* a hook in HANDLE threw: the page that says so meets the response hooks */
-    bool failed;                        /* the proxy must answer with error_status */
-    bool broken;                        /* the request's body will never be whole */
-    bool prepared;                      /* the peer's response is ready for policies and the client */
-    bool scripted;                      /* Lua knows it: it must hear of its end */
-    bool touched;                       /* on the list of mg_exchange_touch */
-    bool continued;                     /* 100 Continue went to the client, or was not asked for */
-    bool retry_known, retry_again;      /* what a retry hook said */
-    bool queued;                        /* waits for a peer below max_connections */
+    uint8_t held;                  /* enum mg_hand bits */
+    bool running, again;           /* the engine is on the stack; run once more */
+    bool answered;                 /* view.response stands and may be sent */
+    bool producing;                /* its body comes from a Lua function */
+    bool forwarding;               /* a fiber in HANDLE waits for the response */
+    bool hook_failed;              /* a hook in HANDLE threw: the page that says so meets the response hooks */
+    bool failed;                   /* the proxy must answer with error_status */
+    bool broken;                   /* the request's body will never be whole */
+    bool prepared;                 /* the peer's response is ready for policies and the client */
+    bool scripted;                 /* Lua knows it: it must hear of its end */
+    bool touched;                  /* on the list of mg_exchange_touch */
+    bool continued;                /* 100 Continue went to the client, or was not asked for */
+    bool retry_known, retry_again; /* what a retry hook said */
+    bool queued;                   /* waits for a peer below max_connections */
     bool logged;
-    uint32_t at_work;                   /* 1 << mg_phase of hooks that wait */
-    uint32_t entered;                   /* 1 << mg_phase of hooks that have begun */
-    unsigned error_status;              /* what the proxy itself answers, with error_text */
+    uint32_t at_work;      /* 1 << mg_phase of hooks that wait */
+    uint32_t entered;      /* 1 << mg_phase of hooks that have begun */
+    unsigned error_status; /* what the proxy itself answers, with error_text */
     struct mg_task task;
     struct mg_arena *arena;
     struct mg_generation *generation;
     const struct mg_route *route;
-    const struct mg_limits *limits;     /* the route's own, or the listener's */
-    struct mg_stream *client;           /* NULL after its end */
+    const struct mg_limits *limits; /* the route's own, or the listener's */
+    struct mg_stream *client;       /* NULL after its end */
     struct mg_message request, response;
-    struct mg_flow in, out;             /* the request's body, the response's */
+    struct mg_flow in, out; /* the request's body, the response's */
     struct mg_attempt attempt;
     struct mg_tried tried;
-    struct mg_wait forward;             /* the fiber's ticket */
-    struct mg_timeout patience;         /* in the queue */
-    struct mg_exchange *next;           /* in the queue, or among the dead */
+    struct mg_wait forward;     /* the fiber's ticket */
+    struct mg_timeout patience; /* in the queue */
+    struct mg_exchange *next;   /* in the queue, or among the dead */
     struct mg_exchange *next_touched;
-    double began;                       /* mg_clock_now() */
+    double began; /* mg_clock_now() */
     uint64_t id;
-    mg_slice error_text;                /* why the proxy answers itself */
-    mg_slice allow;                     /* with 405 */
-    mg_slice protocol;                  /* of Upgrade, if the client asks for one and may have it */
+    mg_slice error_text; /* why the proxy answers itself */
+    mg_slice allow;      /* with 405 */
+    mg_slice protocol;   /* of Upgrade, if the client asks for one and may have it */
     double queue_until;
 };
 

@@ -3,7 +3,8 @@
 
 #include "exchange.h"
 
-/* Parses target and Host, fills in the view's host, path and query. 0, or the status that refuses it, with x->error_text. */
+/* Parses target and Host, fills in the view's host, path and query. 0, or the status that refuses it, with
+ * x->error_text. */
 int mg_forward_identify(struct mg_exchange *x);
 /* Takes hop-by-hop fields off the request and says who asked (X-Forwarded-*, Forwarded, Via). */
 void mg_forward_request(struct mg_exchange *x);

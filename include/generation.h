@@ -18,13 +18,13 @@ enum mg_generation_state {
     MG_GENERATION_LOADING,
     MG_GENERATION_READY,
     MG_GENERATION_IN_FORCE,
-    MG_GENERATION_RETIRED,          /* a newer one is in force; closed when its last task ends */
+    MG_GENERATION_RETIRED, /* a newer one is in force; closed when its last task ends */
     MG_GENERATION_FAILED,
 };
 
 struct mg_listen {
     struct mg_address address;
-    mg_slice text, where;           /* as declared, and the script's line */
+    mg_slice text, where; /* as declared, and the script's line */
     int backlog;
     mg_limits limits;
     struct mg_times times;
@@ -34,9 +34,9 @@ struct mg_listen {
 
 struct mg_route {
     mg_slice name, pattern, where;
-    struct mg_upstream *upstream;   /* NULL: a handler answers */
+    struct mg_upstream *upstream; /* NULL: a handler answers */
     uint32_t wants;
-    unsigned attempts;              /* 0: as the upstream says */
+    unsigned attempts; /* 0: as the upstream says */
     bool own_limits;
     mg_limits limits;
     struct mg_times times;
@@ -57,21 +57,21 @@ struct mg_generation {
     struct mg_router *router;
     struct mg_route *routes;
     unsigned route_count, route_room;
-    struct mg_route unrouted;       /* stands for the route of an exchange that has none */
+    struct mg_route unrouted; /* stands for the route of an exchange that has none */
     struct mg_listen *listens;
     unsigned listen_count;
     struct mg_upstream **upstreams;
     unsigned upstream_count;
-    uint32_t use_wants;             /* MG_PHASE_REQUEST and the bits MG_USE_* */
+    uint32_t use_wants; /* MG_PHASE_REQUEST and the bits MG_USE_* */
     mg_settings settings;
-    struct mg_arena *arena;         /* the declared texts */
+    struct mg_arena *arena; /* the declared texts */
     struct mg_tickets tickets;
     struct mg_slots exchange_slots, connection_slots;
-    unsigned tasks;                 /* that refer to it */
+    unsigned tasks; /* that refer to it */
     unsigned exchanges;
     mg_lua_counts lua;
-    unsigned declared;              /* chunks of its arena, for the question what is left open */
-    int ready_code;                 /* what mg_generation_ready said */
+    unsigned declared; /* chunks of its arena, for the question what is left open */
+    int ready_code;    /* what mg_generation_ready said */
     bool ready_known;
     /* init hooks are done (MG_OK) or one threw; called once, from the loop or from mg_vm_init. */
     void (*on_ready)(struct mg_generation *g, enum mg_status status);
@@ -91,9 +91,9 @@ enum {
  * policy->connect said MG_MORE), from outside Lua. */
 struct mg_connecting {
     mg_connection_view view;
-    struct mg_task task;            /* view.task points here */
+    struct mg_task task; /* view.task points here */
     void (*done)(struct mg_connecting *c);
-    struct mg_connecting *next;     /* of those that are done */
+    struct mg_connecting *next; /* of those that are done */
 };
 
 /* The one in force in this worker; NULL before the first commit. */

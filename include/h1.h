@@ -11,9 +11,9 @@
 #include "transport.h"
 
 struct mg_h1_settings {
-    const struct mg_limits *limits;     /* max_head_size and what else bounds a message */
-    struct mg_times times;              /* of mg_times_of(limits); origin's side: idle is the pool's */
-    const bool *draining;               /* client's side: answer with Connection: close; may be NULL */
+    const struct mg_limits *limits; /* max_head_size and what else bounds a message */
+    struct mg_times times;          /* of mg_times_of(limits); origin's side: idle is the pool's */
+    const bool *draining;           /* client's side: answer with Connection: close; may be NULL */
 };
 
 /* Take over an open transport; NULL without memory (the transport is closed then). The settings must live as

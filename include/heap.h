@@ -9,13 +9,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { MG_HEAP_CLASSES = 64 + 8 };  /* every 16 bytes up to 1 KiB, then powers of two up to 256 KiB */
+enum { MG_HEAP_CLASSES = 64 + 8 }; /* every 16 bytes up to 1 KiB, then powers of two up to 256 KiB */
 
 struct mg_heap {
-    size_t used, most;              /* bytes that Lua holds, and may hold */
-    char *at, *end;                 /* room in the newest segment */
+    size_t used, most; /* bytes that Lua holds, and may hold */
+    char *at, *end;    /* room in the newest segment */
     struct mg_heap_segment *segments;
-    struct mg_heap_big *bigs;       /* larger blocks, each mapped by itself */
+    struct mg_heap_big *bigs; /* larger blocks, each mapped by itself */
     void *free[MG_HEAP_CLASSES];
 };
 

@@ -7,14 +7,14 @@
 struct mg_pool;
 
 struct mg_origin {
-    mg_slice host;                      /* a name or an address, without the port */
+    mg_slice host; /* a name or an address, without the port */
     uint16_t port;
-    struct mg_address address;          /* len 0: host is a name, to be resolved at each dial */
-    struct mg_limits limits;            /* what its responses may be */
-    struct mg_times times;              /* idle: how long a kept connection may lie */
-    struct mg_clock_queue *connect;     /* the connect timeout */
-    struct mg_clock_queue *response;    /* until the response's head */
-    unsigned keepalive;                 /* idle connections kept a worker */
-    unsigned turn;                      /* which of a name's addresses comes next */
-    struct mg_pool *pool;               /* of the address, once known; dial.c's */
+    struct mg_address address;       /* len 0: host is a name, to be resolved at each dial */
+    struct mg_limits limits;         /* what its responses may be */
+    struct mg_times times;           /* idle: how long a kept connection may lie */
+    struct mg_clock_queue *connect;  /* the connect timeout */
+    struct mg_clock_queue *response; /* until the response's head */
+    unsigned keepalive;              /* idle connections kept a worker */
+    unsigned turn;                   /* which of a name's addresses comes next */
+    struct mg_pool *pool;            /* of the address, once known; dial.c's */
 };

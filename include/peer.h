@@ -15,15 +15,15 @@ enum { MG_PEERS_MAX = 4096, MG_TRIED_MAX = 16 };
 
 struct mg_peer {
     struct mg_upstream *upstream;
-    struct mg_peer_view *view;          /* shared */
-    struct mg_origin origin;            /* how to reach it: dial.c's part */
-    mg_slice name;                      /* as declared: "10.0.0.1:8080" */
+    struct mg_peer_view *view; /* shared */
+    struct mg_origin origin;   /* how to reach it: dial.c's part */
+    mg_slice name;             /* as declared: "10.0.0.1:8080" */
     mg_slice zone;
     double weight;
-    int index;                          /* among the upstream's peers now; changes when one before it is removed */
-    unsigned twin;                      /* which of the peers with the same address it is */
+    int index;     /* among the upstream's peers now; changes when one before it is removed */
+    unsigned twin; /* which of the peers with the same address it is */
     bool removed;
-    struct mg_peer_state *state;        /* shared; peer.c's own */
+    struct mg_peer_state *state; /* shared; peer.c's own */
 };
 
 /* Which peers an exchange has tried already. */
@@ -45,7 +45,8 @@ struct mg_peer *mg_upstream_add_peer(struct mg_upstream *u, mg_slice address, do
 /* May it be picked: not removed, healthy, not draining, below max_connections, not tried? When none is healthy, all
  * count as healthy. */
 bool mg_peer_may(const struct mg_peer *p, const struct mg_tried *tried);
-/* By the upstream's own balance: smooth weighted round robin over all workers, or the least in flight by weight (ties by
+/* By the upstream's own balance: smooth weighted round robin over all workers, or the least in flight by weight (ties
+ * by
  * turn). NULL if none may be picked; *full says whether max_connections alone was in the way. */
 struct mg_peer *mg_peer_pick(struct mg_upstream *u, const struct mg_tried *tried, bool *full);
 
@@ -59,7 +60,8 @@ void mg_peer_end(struct mg_peer *p, bool failed, double latency);
 /* Takes off what a worker that died had in flight. */
 void mg_peer_forget_worker(int worker);
 
-/* The retry budget, a token bucket a worker: each request pays in spec.retry_budget, each retry takes 1. It begins full,
+/* The retry budget, a token bucket a worker: each request pays in spec.retry_budget, each retry takes 1. It begins
+ * full,
  * with 100 (or empty, without a budget), so that the requests under way when a peer dies can all be tried again. */
 void mg_upstream_request(struct mg_upstream *u);
 bool mg_upstream_may_retry(struct mg_upstream *u);

@@ -23,7 +23,7 @@
 static inline void mg_poison(void *p, size_t n)
 {
 #ifdef MG_POISON
-    __asm__("" : "+r"(p));      /* gcc takes the call for a read of what is not set yet */
+    __asm__("" : "+r"(p)); /* gcc takes the call for a read of what is not set yet */
     __asan_poison_memory_region(p, n);
 #else
     (void)p, (void)n;

@@ -11,30 +11,30 @@
 
 struct mg_flow {
     mg_view *view;
-    enum mg_phase phase;            /* MG_PHASE_REQUEST_BODY or MG_PHASE_RESPONSE_BODY */
-    struct mg_stream *from;         /* who sends; NULL: Lua, or nobody any more */
-    struct mg_stream *to;           /* who takes; NULL: not known yet */
-    struct mg_chain held;           /* arrived, not passed on */
-    struct mg_chain piece;          /* what Lua has before it */
-    struct mg_chain taken;          /* what Lua read last: its slice points here */
-    struct mg_chain kept;           /* what was passed on, as long as it is little: for another try */
-    struct mg_message *trailers;    /* arrived with the end */
-    uint64_t arrived, sent;         /* bytes, in all; sent: given to the taker */
-    uint64_t most;                  /* arrived may not exceed it; 0: no bound */
-    uint64_t keep;                  /* bytes that may be kept */
-    uint64_t collect;               /* bytes that mg_body_collect allows; only while collecting */
-    struct mg_wait reader;          /* mg_body_read, mg_body_collect */
-    struct mg_wait writer;          /* mg_answer_write */
-    bool filtered;                  /* pieces pass through Lua */
-    bool at_work;                   /* Lua has a piece before it */
-    bool spoilt;                    /* a hook on its pieces failed: nothing more passes */
-    bool seen;                      /* Lua is done with it: mg_flow_filtered is due */
-    bool collecting, consumed;      /* Lua wants all of it; Lua has taken some of it for itself */
-    bool whole;                     /* its end has arrived */
-    bool cut;                       /* it broke off */
-    bool ended;                     /* Lua has seen the end */
-    bool done;                      /* `to` has got all of it */
-    bool stopped;                   /* `from` was told to stop */
+    enum mg_phase phase;         /* MG_PHASE_REQUEST_BODY or MG_PHASE_RESPONSE_BODY */
+    struct mg_stream *from;      /* who sends; NULL: Lua, or nobody any more */
+    struct mg_stream *to;        /* who takes; NULL: not known yet */
+    struct mg_chain held;        /* arrived, not passed on */
+    struct mg_chain piece;       /* what Lua has before it */
+    struct mg_chain taken;       /* what Lua read last: its slice points here */
+    struct mg_chain kept;        /* what was passed on, as long as it is little: for another try */
+    struct mg_message *trailers; /* arrived with the end */
+    uint64_t arrived, sent;      /* bytes, in all; sent: given to the taker */
+    uint64_t most;               /* arrived may not exceed it; 0: no bound */
+    uint64_t keep;               /* bytes that may be kept */
+    uint64_t collect;            /* bytes that mg_body_collect allows; only while collecting */
+    struct mg_wait reader;       /* mg_body_read, mg_body_collect */
+    struct mg_wait writer;       /* mg_answer_write */
+    bool filtered;               /* pieces pass through Lua */
+    bool at_work;                /* Lua has a piece before it */
+    bool spoilt;                 /* a hook on its pieces failed: nothing more passes */
+    bool seen;                   /* Lua is done with it: mg_flow_filtered is due */
+    bool collecting, consumed;   /* Lua wants all of it; Lua has taken some of it for itself */
+    bool whole;                  /* its end has arrived */
+    bool cut;                    /* it broke off */
+    bool ended;                  /* Lua has seen the end */
+    bool done;                   /* `to` has got all of it */
+    bool stopped;                /* `from` was told to stop */
 };
 
 /* f is all zero. */

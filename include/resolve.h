@@ -30,8 +30,8 @@ typedef void mg_lookup_done(void *owner, const struct mg_address *list, unsigned
  * copied to list (up to *count, which becomes how many) and NULL is returned;
  * otherwise *count becomes 0, and what is returned can be cancelled until done
  * was called. With no memory *count becomes 0 and NULL is returned. */
-struct mg_lookup *mg_resolve(mg_slice name, struct mg_address *list, unsigned *count,
-                             mg_lookup_done *done, void *owner);
+struct mg_lookup *mg_resolve(mg_slice name, struct mg_address *list, unsigned *count, mg_lookup_done *done,
+                             void *owner);
 void mg_lookup_cancel(struct mg_lookup *l);
 
 /* Looks up of the process that wait: for the question what is left open. */

@@ -18,26 +18,28 @@
 
 enum mg_status {
     MG_OK = 0,
-    MG_ABSENT = -1,         /* no such thing */
-    MG_TOO_LATE = -2,       /* the head has gone out */
-    MG_FULL = -3,           /* over a limit */
-    MG_GONE = -4,           /* the client has left, or the task has ended */
+    MG_ABSENT = -1,   /* no such thing */
+    MG_TOO_LATE = -2, /* the head has gone out */
+    MG_FULL = -3,     /* over a limit */
+    MG_GONE = -4,     /* the client has left, or the task has ended */
     MG_MALFORMED = -5,
     MG_TIMEOUT = -6,
-    MG_REFUSED = -7,        /* nobody listens there */
-    MG_CUT = -8,            /* the peer went away in the middle */
+    MG_REFUSED = -7, /* nobody listens there */
+    MG_CUT = -8,     /* the peer went away in the middle */
     MG_NO_MEMORY = -9,
-    MG_UNKNOWN_NAME = -10,  /* the name does not resolve */
-    MG_BUSY = -11,          /* somebody else waits for it already */
-    MG_NO_PEER = -12,       /* no peer is left to try */
+    MG_UNKNOWN_NAME = -10, /* the name does not resolve */
+    MG_BUSY = -11,         /* somebody else waits for it already */
+    MG_NO_PEER = -12,      /* no peer is left to try */
 };
 
 /* What the core calls the runtime's one function with: step(event, a, b, c) -> number.
  *   ENTER    slot, phase, view*       1: still at work (mg_phase_done comes later), 0: done
  *   WAKE     ticket, code
  *   FINISH   slot                     the exchange is over; its view dies
- *   GONE     slot                     the client has left: fibers of the exchange that wait in Lua alone (for each other) get the
- *                                     same error as those whose tickets were answered MG_GONE; the log phase still comes
+ *   GONE     slot                     the client has left: fibers of the exchange that wait in Lua alone (for each
+ *   other) get the
+ *                                     same error as those whose tickets were answered MG_GONE; the log phase still
+ *                                     comes
  *   CONNECT  slot, 0, connection*     as ENTER; slots of connections are their own numbers
  *   CLOSED   slot                     the connection's view dies
  *   INIT     0                        run the init hooks; 1: still at work, mg_generation_ready follows
@@ -58,21 +60,21 @@ enum mg_event {
 
 /* The way of a request, in order (exchange.c has one function each). */
 enum mg_step {
-    MG_STEP_OPEN,           /* the head is checked, hop-by-hop fields come off */
-    MG_STEP_REQUEST,        /* policies see the request before it is routed */
-    MG_STEP_ROUTE,          /* host and path to a route */
-    MG_STEP_ACCESS,         /* policies decide whether it may pass */
-    MG_STEP_HANDLE,         /* onion policies and handlers run, until they forward or answer */
-    MG_STEP_BALANCE,        /* a peer is picked */
-    MG_STEP_CONNECT,        /* a stream to that peer */
-    MG_STEP_ATTEMPT,        /* policies on this try's copy; the request goes out */
-    MG_STEP_WAIT,           /* for the response's head, or a failure */
-    MG_STEP_RETRY,          /* try again, or give up? */
-    MG_STEP_ERROR,          /* the proxy itself must answer */
-    MG_STEP_RESPONSE,       /* policies on the response's head */
-    MG_STEP_RETURN,         /* onion policies and handlers end */
-    MG_STEP_RELAY,          /* bodies both ways, until both messages are whole */
-    MG_STEP_LOG,            /* policies and the access log */
+    MG_STEP_OPEN,     /* the head is checked, hop-by-hop fields come off */
+    MG_STEP_REQUEST,  /* policies see the request before it is routed */
+    MG_STEP_ROUTE,    /* host and path to a route */
+    MG_STEP_ACCESS,   /* policies decide whether it may pass */
+    MG_STEP_HANDLE,   /* onion policies and handlers run, until they forward or answer */
+    MG_STEP_BALANCE,  /* a peer is picked */
+    MG_STEP_CONNECT,  /* a stream to that peer */
+    MG_STEP_ATTEMPT,  /* policies on this try's copy; the request goes out */
+    MG_STEP_WAIT,     /* for the response's head, or a failure */
+    MG_STEP_RETRY,    /* try again, or give up? */
+    MG_STEP_ERROR,    /* the proxy itself must answer */
+    MG_STEP_RESPONSE, /* policies on the response's head */
+    MG_STEP_RETURN,   /* onion policies and handlers end */
+    MG_STEP_RELAY,    /* bodies both ways, until both messages are whole */
+    MG_STEP_LOG,      /* policies and the access log */
     MG_STEP_COUNT,
 };
 
@@ -80,7 +82,7 @@ enum mg_step {
 enum mg_phase {
     MG_PHASE_REQUEST,
     MG_PHASE_ACCESS,
-    MG_PHASE_HANDLE,        /* handle hooks, and a route's handler */
+    MG_PHASE_HANDLE, /* handle hooks, and a route's handler */
     MG_PHASE_REQUEST_BODY,
     MG_PHASE_BALANCE,
     MG_PHASE_ATTEMPT,
@@ -88,13 +90,13 @@ enum mg_phase {
     MG_PHASE_ERROR,
     MG_PHASE_RESPONSE,
     MG_PHASE_RESPONSE_BODY,
-    MG_PHASE_PRODUCE,       /* a function that makes the answer's body */
+    MG_PHASE_PRODUCE, /* a function that makes the answer's body */
     MG_PHASE_LOG,
     MG_PHASE_COUNT,
 };
 
-typedef struct mg_message mg_message;           /* a head; its fields by mg_field_* */
-typedef struct mg_task mg_task;                 /* somebody running Lua, who can wait */
+typedef struct mg_message mg_message; /* a head; its fields by mg_field_* */
+typedef struct mg_task mg_task;       /* somebody running Lua, who can wait */
 typedef struct mg_generation mg_generation;
 typedef struct mg_peer mg_peer;
 typedef struct mg_upstream mg_upstream;
@@ -107,42 +109,42 @@ typedef struct mg_dict mg_dict;
 
 typedef struct mg_view {
     mg_task *task;
-    mg_message *request, *response;     /* response: NULL until there is one */
-    mg_message *attempt;                /* this try's copy, during the attempt phase */
-    mg_upstream *upstream;              /* where it goes; NULL if to none */
-    mg_peer *peer;                      /* of the current or last try */
-    mg_slice method, scheme, host;      /* host in lower case, without the port */
-    mg_slice raw_path, path, query;     /* path: decoded and normalised; query.ptr is NULL if there is none */
+    mg_message *request, *response; /* response: NULL until there is one */
+    mg_message *attempt;            /* this try's copy, during the attempt phase */
+    mg_upstream *upstream;          /* where it goes; NULL if to none */
+    mg_peer *peer;                  /* of the current or last try */
+    mg_slice method, scheme, host;  /* host in lower case, without the port */
+    mg_slice raw_path, path, query; /* path: decoded and normalised; query.ptr is NULL if there is none */
     mg_slice client_ip;
-    mg_slice *params;                   /* of the route's pattern, in its order; last the rest, if it ends in * */
-    double started;                     /* Unix time */
-    double bytes_in, bytes_out;         /* body bytes from and to the client */
-    uint32_t slot;                      /* of the live exchanges of this generation; used again after FINISH */
-    int32_t route;                      /* its number in the generation; -1 if none was found */
-    uint32_t wants;                     /* 1 << mg_phase: who has hooks */
-    uint32_t tries;                     /* attempts begun */
+    mg_slice *params;           /* of the route's pattern, in its order; last the rest, if it ends in * */
+    double started;             /* Unix time */
+    double bytes_in, bytes_out; /* body bytes from and to the client */
+    uint32_t slot;              /* of the live exchanges of this generation; used again after FINISH */
+    int32_t route;              /* its number in the generation; -1 if none was found */
+    uint32_t wants;             /* 1 << mg_phase: who has hooks */
+    uint32_t tries;             /* attempts begun */
     uint16_t client_port;
     uint16_t local_port;
-    uint16_t status;                    /* of the response (or of the error to answer); 0 before */
-    uint8_t step;                       /* mg_step */
-    uint8_t version;                    /* of the client's request: 10, 11, 20 */
-    uint8_t gone;                       /* the client has left */
-    uint8_t head_sent;                  /* the response's head has gone out */
-    uint8_t from_peer;                  /* the response is an origin's, not our own */
-    uint8_t failure;                    /* of the last try: mg_failure */
+    uint16_t status;   /* of the response (or of the error to answer); 0 before */
+    uint8_t step;      /* mg_step */
+    uint8_t version;   /* of the client's request: 10, 11, 20 */
+    uint8_t gone;      /* the client has left */
+    uint8_t head_sent; /* the response's head has gone out */
+    uint8_t from_peer; /* the response is an origin's, not our own */
+    uint8_t failure;   /* of the last try: mg_failure */
     uint8_t tls;
-    mg_slice failure_text;              /* the last failure, or the error to answer, in words */
+    mg_slice failure_text; /* the last failure, or the error to answer, in words */
 } mg_view;
 
 enum mg_failure {
     MG_FAIL_NONE,
-    MG_FAIL_CONNECT,        /* refused, unreachable, no descriptor, name unknown */
+    MG_FAIL_CONNECT, /* refused, unreachable, no descriptor, name unknown */
     MG_FAIL_CONNECT_TIMEOUT,
-    MG_FAIL_RESET,          /* cut before the response's head was whole */
-    MG_FAIL_TIMEOUT,        /* no response's head in time */
-    MG_FAIL_MALFORMED,      /* an answer that is not HTTP */
-    MG_FAIL_STATUS,         /* an answer whose status is in retry.on */
-    MG_FAIL_BUSY,           /* max_connections, and no place in the queue */
+    MG_FAIL_RESET,     /* cut before the response's head was whole */
+    MG_FAIL_TIMEOUT,   /* no response's head in time */
+    MG_FAIL_MALFORMED, /* an answer that is not HTTP */
+    MG_FAIL_STATUS,    /* an answer whose status is in retry.on */
+    MG_FAIL_BUSY,      /* max_connections, and no place in the queue */
 };
 
 /* Changes what routing and forwarding go by; the bytes are copied. MG_MALFORMED if they can't stand
@@ -165,12 +167,12 @@ void mg_phase_failed(mg_view *x, int phase);
 
 /* ---- Fields. All of them are plain calls on a head. ---- */
 
-int mg_field_get(const mg_message *m, const char *name, uint32_t len, mg_slice *out);   /* joined; MG_ABSENT */
+int mg_field_get(const mg_message *m, const char *name, uint32_t len, mg_slice *out); /* joined; MG_ABSENT */
 int mg_field_set(mg_message *m, const char *name, uint32_t nlen, const char *value, uint32_t vlen);
 int mg_field_add(mg_message *m, const char *name, uint32_t nlen, const char *value, uint32_t vlen);
-int mg_field_remove(mg_message *m, const char *name, uint32_t nlen);                    /* how many there were */
+int mg_field_remove(mg_message *m, const char *name, uint32_t nlen); /* how many there were */
 int mg_field_count(const mg_message *m);
-int mg_field_at(const mg_message *m, int index, mg_slice *name, mg_slice *value);       /* from 0; MG_ABSENT past the end */
+int mg_field_at(const mg_message *m, int index, mg_slice *name, mg_slice *value); /* from 0; MG_ABSENT past the end */
 
 /* ---- Answers. ---- */
 
@@ -233,9 +235,11 @@ void mg_socket_give(mg_socket *s, mg_task *t);
 int mg_socket_send(mg_socket *s, mg_task *t, const char *ptr, uint32_t len);
 enum mg_receive { MG_RECEIVE_SOME, MG_RECEIVE_BYTES, MG_RECEIVE_LINE, MG_RECEIVE_ALL, MG_RECEIVE_UNTIL };
 /* Ticket until what was asked for has arrived; then mg_socket_take gives it. BYTES: `count` of them. LINE: up to LF,
- * handed out without CRLF or LF. UNTIL: up to the pattern, which is taken off too. Over `count` bytes (not for BYTES; 0: 16 MiB) it is
+ * handed out without CRLF or LF. UNTIL: up to the pattern, which is taken off too. Over `count` bytes (not for BYTES;
+ * 0: 16 MiB) it is
  * MG_FULL. MG_CUT if the peer closed first; then mg_socket_take gives what there was. timeout in seconds, 0: none. */
-int mg_socket_receive(mg_socket *s, mg_task *t, int how, double count, const char *pattern, uint32_t len, double timeout);
+int mg_socket_receive(mg_socket *s, mg_task *t, int how, double count, const char *pattern, uint32_t len,
+                      double timeout);
 int mg_socket_take(mg_socket *s, mg_slice *out);
 /* Bytes that have arrived and were not taken. */
 int mg_socket_ready(mg_socket *s);
@@ -247,7 +251,8 @@ void mg_socket_close(mg_socket *s);
 int mg_fetch_open(mg_task *t, const char *host, uint32_t hlen, int port, const char *method, uint32_t mlen,
                   const char *target, uint32_t tlen, mg_fetch **out);
 mg_message *mg_fetch_request(mg_fetch *f);
-/* timeout: of the whole fetch up to the head, and then between pieces; max: bytes of body taken in before MG_FULL (0: none). */
+/* timeout: of the whole fetch up to the head, and then between pieces; max: bytes of body taken in before MG_FULL (0:
+ * none). */
 int mg_fetch_send(mg_fetch *f, const char *body, uint32_t len, double timeout);
 mg_message *mg_fetch_response(mg_fetch *f);
 int mg_fetch_status(mg_fetch *f);
@@ -262,10 +267,10 @@ void mg_fetch_close(mg_fetch *f);
 
 /* Shared by all workers; read in place, racy by nature. */
 typedef struct mg_peer_view {
-    double latency;                     /* EWMA of the time to the response's head, seconds; 0: none yet */
-    uint64_t requests;                  /* tries begun */
-    uint32_t failures;                  /* in a row */
-    uint32_t failed;                    /* in all */
+    double latency;    /* EWMA of the time to the response's head, seconds; 0: none yet */
+    uint64_t requests; /* tries begun */
+    uint32_t failures; /* in a row */
+    uint32_t failed;   /* in all */
     uint8_t healthy;
     uint8_t draining;
 } mg_peer_view;
@@ -273,10 +278,10 @@ typedef struct mg_peer_view {
 mg_peer_view *mg_peer_look(mg_peer *p);
 /* What was declared. The slices live as long as the peer. */
 void mg_peer_about(const mg_peer *p, mg_slice *address, mg_slice *zone, double *weight);
-int mg_peer_active(const mg_peer *p);                       /* in flight, over all workers */
+int mg_peer_active(const mg_peer *p); /* in flight, over all workers */
 void mg_peer_drain(mg_peer *p, bool on);
 int mg_upstream_count(const mg_upstream *u);
-mg_peer *mg_upstream_peer(const mg_upstream *u, int index);     /* from 0, in the order of declaration */
+mg_peer *mg_upstream_peer(const mg_upstream *u, int index); /* from 0, in the order of declaration */
 int mg_peer_index(const mg_peer *p);
 /* Changes whenever a peer comes, goes or changes its health: the list of candidates may be kept until then. */
 uint32_t mg_upstream_version(const mg_upstream *u);
@@ -294,23 +299,24 @@ void mg_peer_remove(mg_peer *p);
 enum mg_value_type { MG_VALUE_NIL, MG_VALUE_BOOLEAN, MG_VALUE_NUMBER, MG_VALUE_TEXT };
 typedef struct mg_value {
     int type;
-    double number;                      /* of a boolean: 0 or 1 */
+    double number; /* of a boolean: 0 or 1 */
     mg_slice text;
 } mg_value;
 
 /* The dictionary of this name, made at this size (bytes) when first asked for. MG_FULL, MG_NO_MEMORY; MG_MALFORMED if
  * it stands already with another size. */
 int mg_dict_open(const char *name, uint32_t len, double size, mg_dict **out);
-int mg_dict_get(mg_dict *d, const char *key, uint32_t len, mg_value *out);              /* MG_ABSENT */
+int mg_dict_get(mg_dict *d, const char *key, uint32_t len, mg_value *out); /* MG_ABSENT */
 /* ttl in seconds, 0: for ever. ADD: MG_ABSENT... see below; REPLACE: only if it stands. */
 enum mg_dict_how { MG_DICT_SET, MG_DICT_ADD, MG_DICT_REPLACE };
 /* MG_OK; MG_BUSY if ADD found it standing; MG_ABSENT if REPLACE did not; MG_FULL if it is larger than the dictionary.
  * When there is no room the least recently used go first. */
 int mg_dict_set(mg_dict *d, int how, const char *key, uint32_t len, const mg_value *value, double ttl);
-/* Adds by; a missing key counts as `initial` (MG_ABSENT if it is NaN) and gets the ttl. MG_MALFORMED if it is no number. */
+/* Adds by; a missing key counts as `initial` (MG_ABSENT if it is NaN) and gets the ttl. MG_MALFORMED if it is no
+ * number. */
 int mg_dict_incr(mg_dict *d, const char *key, uint32_t len, double by, double initial, double ttl, double *out);
-int mg_dict_delete(mg_dict *d, const char *key, uint32_t len);                          /* MG_ABSENT */
-double mg_dict_ttl(mg_dict *d, const char *key, uint32_t len);                          /* seconds; 0: for ever; below 0: MG_ABSENT */
+int mg_dict_delete(mg_dict *d, const char *key, uint32_t len); /* MG_ABSENT */
+double mg_dict_ttl(mg_dict *d, const char *key, uint32_t len); /* seconds; 0: for ever; below 0: MG_ABSENT */
 /* Walks the keys: *at begins at 0; MG_ABSENT at the end. Keys that come or go meanwhile may be missed or come twice. */
 int mg_dict_next(mg_dict *d, uint32_t *at, mg_slice *key);
 int mg_dict_flush(mg_dict *d);
@@ -321,16 +327,17 @@ typedef struct mg_connection_view {
     mg_task *task;
     mg_slice ip, local_ip;
     uint16_t port, local_port;
-    double accepted;                    /* Unix time */
+    double accepted; /* Unix time */
     uint32_t slot;
-    uint8_t refused;                    /* write 1 to have it closed */
+    uint8_t refused; /* write 1 to have it closed */
 } mg_connection_view;
 
 void mg_connect_done(mg_connection_view *c);
 
 /* ---- Declaring: while the script's top level runs. ---- */
 
-/* Everything that gate.set, gate.listen and gate.route can bound. Names are the users'. Sizes in bytes, times in seconds; 0 is
+/* Everything that gate.set, gate.listen and gate.route can bound. Names are the users'. Sizes in bytes, times in
+ * seconds; 0 is
  * never or no bound where the reference says so. */
 typedef struct mg_limits {
     uint32_t max_head_size, max_fields, max_target_size;
@@ -343,14 +350,14 @@ void mg_limits_default(mg_limits *l);
 
 /* Of the whole process. */
 typedef struct mg_settings {
-    int32_t workers;                    /* 0: as many as processors */
+    int32_t workers; /* 0: as many as processors */
     double drain_timeout, cpu_budget, memory_limit, shared_size;
-    double log_flush;                   /* seconds between writes of the access log */
-    mg_slice access_log, error_log;     /* a path, "stderr", "off", "syslog:/dev/log" */
-    mg_slice log_format;                /* "json", "common", "combined" */
-    mg_slice log_fields;                /* of json: names with commas; empty: all */
+    double log_flush;               /* seconds between writes of the access log */
+    mg_slice access_log, error_log; /* a path, "stderr", "off", "syslog:/dev/log" */
+    mg_slice log_format;            /* "json", "common", "combined" */
+    mg_slice log_fields;            /* of json: names with commas; empty: all */
     mg_slice log_level;
-    mg_slice resolver;                  /* "ip:port,..." instead of the system's */
+    mg_slice resolver; /* "ip:port,..." instead of the system's */
 } mg_settings;
 mg_settings *mg_generation_settings(mg_generation *g);
 /* A setting that is text: the bytes are copied. */
@@ -358,8 +365,8 @@ void mg_settings_text(mg_generation *g, mg_slice *setting, const char *ptr, uint
 
 typedef struct mg_listen_spec {
     mg_slice address;
-    mg_slice trusted;                   /* networks with commas */
-    mg_slice where;                     /* "gateway.lua:3", for messages */
+    mg_slice trusted; /* networks with commas */
+    mg_slice where;   /* "gateway.lua:3", for messages */
     int32_t backlog;
     mg_limits limits;
 } mg_listen_spec;
@@ -369,13 +376,13 @@ int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec);
 typedef struct mg_upstream_spec {
     mg_slice name;
     mg_slice where;
-    int32_t balance;                    /* mg_balance */
+    int32_t balance; /* mg_balance */
     uint32_t keepalive, max_connections, queue, max_head_size;
     uint32_t attempts;
-    uint32_t retry_on;                  /* 1 << mg_failure */
+    uint32_t retry_on; /* 1 << mg_failure */
     uint32_t retry_status_count;
     uint16_t retry_status[16];
-    double retry_budget;                /* retries a request, at most, over time */
+    double retry_budget; /* retries a request, at most, over time */
     double connect_timeout, response_timeout, read_timeout, send_timeout, timeout;
     double keepalive_timeout, queue_timeout;
 } mg_upstream_spec;
@@ -383,17 +390,18 @@ enum mg_balance { MG_BALANCE_ROUND_ROBIN, MG_BALANCE_LEAST_CONN };
 void mg_upstream_default(mg_upstream_spec *spec);
 /* NULL with mg_problem. */
 mg_upstream *mg_declare_upstream(mg_generation *g, const mg_upstream_spec *spec);
-mg_peer *mg_declare_peer(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone, uint32_t zlen);
+mg_peer *mg_declare_peer(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone,
+                         uint32_t zlen);
 
 typedef struct mg_route_spec {
-    mg_slice pattern;                   /* "[host]/path" */
-    mg_slice methods;                   /* with commas; empty: all but CONNECT and TRACE */
+    mg_slice pattern; /* "[host]/path" */
+    mg_slice methods; /* with commas; empty: all but CONNECT and TRACE */
     mg_slice name, where;
-    mg_upstream *upstream;              /* NULL: a handler, or nothing yet */
-    uint32_t wants;                     /* 1 << mg_phase, of all its policies with gate.use's */
-    uint32_t attempts;                  /* 0: as the upstream says */
-    mg_limits limits;                   /* max_body_size, max_text_size, body_timeout, send_timeout count here */
-    bool own_limits;                    /* false: the listener's */
+    mg_upstream *upstream; /* NULL: a handler, or nothing yet */
+    uint32_t wants;        /* 1 << mg_phase, of all its policies with gate.use's */
+    uint32_t attempts;     /* 0: as the upstream says */
+    mg_limits limits;      /* max_body_size, max_text_size, body_timeout, send_timeout count here */
+    bool own_limits;       /* false: the listener's */
 } mg_route_spec;
 /* The route's number, from 0, or below 0 with mg_problem. -1 as pattern index is the exchange without a route. */
 int mg_declare_route(mg_generation *g, const mg_route_spec *spec);
@@ -416,11 +424,13 @@ int mg_worker_number(void);
 
 void mg_log_line(int level, const char *ptr, uint32_t len);
 bool mg_log_wants(int level);
-double mg_now(void);                    /* monotonic */
-double mg_time(void);                   /* Unix */
+double mg_now(void);  /* monotonic */
+double mg_time(void); /* Unix */
 int mg_base64(const char *ptr, uint32_t len, bool url, mg_slice *out);
 int mg_unbase64(const char *ptr, uint32_t len, mg_slice *out);
 
 /* What Lua has open, counted by Lua itself in place: for the question what is left open. */
-typedef struct mg_lua_counts { int32_t fibers, requests; } mg_lua_counts;
+typedef struct mg_lua_counts {
+    int32_t fibers, requests;
+} mg_lua_counts;
 mg_lua_counts *mg_lua_count(mg_generation *g);

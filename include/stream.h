@@ -22,41 +22,42 @@ struct mg_carrier;
 struct mg_stream;
 
 enum mg_why {
-    MG_WHY_COMPLETE,        /* both messages went through whole */
-    MG_WHY_REFUSED,         /* not begun: safe to try elsewhere */
-    MG_WHY_STALE,           /* a kept connection ended before any byte of an answer */
-    MG_WHY_CUT,             /* the peer went away in the middle */
+    MG_WHY_COMPLETE, /* both messages went through whole */
+    MG_WHY_REFUSED,  /* not begun: safe to try elsewhere */
+    MG_WHY_STALE,    /* a kept connection ended before any byte of an answer */
+    MG_WHY_CUT,      /* the peer went away in the middle */
     MG_WHY_TIMEOUT,
-    MG_WHY_MALFORMED,       /* the peer broke the protocol */
-    MG_WHY_TOO_LARGE,       /* the peer went over a limit */
-    MG_WHY_CANCELLED,       /* our own side reset it */
+    MG_WHY_MALFORMED, /* the peer broke the protocol */
+    MG_WHY_TOO_LARGE, /* the peer went over a limit */
+    MG_WHY_CANCELLED, /* our own side reset it */
 };
 
 struct mg_stream_ops {
-    const char *name;                   /* for logs: "h1", "h2" */
+    const char *name; /* for logs: "h1", "h2" */
 
     /* The client's side sends a response, the origin's side a request. With `last` there is no body.
      * Framing fields are the codec's own: Content-Length in m is used, without it the body is chunked
      * (or ends with the connection, for an HTTP/1.0 client). The message is not kept. */
     void (*send_head)(struct mg_stream *s, const struct mg_message *m, bool last);
-    void (*send_interim)(struct mg_stream *s, const struct mg_message *m);      /* 1xx; client's side */
+    void (*send_interim)(struct mg_stream *s, const struct mg_message *m); /* 1xx; client's side */
     /* Takes the chain's blocks; the caller's chain is empty afterwards. */
     void (*send_body)(struct mg_stream *s, struct mg_chain *body, bool last);
-    void (*send_trailers)(struct mg_stream *s, const struct mg_message *m);     /* ends the message */
+    void (*send_trailers)(struct mg_stream *s, const struct mg_message *m); /* ends the message */
 
-    void (*want)(struct mg_stream *s, bool more);       /* back-pressure: read on, or stop */
+    void (*want)(struct mg_stream *s, bool more); /* back-pressure: read on, or stop */
     /* No on_end follows: the owner has let go. What the other side has got stays visibly incomplete. */
     void (*reset)(struct mg_stream *s, enum mg_why why);
 };
 
 struct mg_stream_events {
-    void (*on_interim)(struct mg_stream *s, const struct mg_message *m);    /* 1xx but 101; origin's side */
-    void (*on_head)(struct mg_stream *s, const struct mg_message *m, bool last);   /* the response's; keep it now */
+    void (*on_interim)(struct mg_stream *s, const struct mg_message *m);         /* 1xx but 101; origin's side */
+    void (*on_head)(struct mg_stream *s, const struct mg_message *m, bool last); /* the response's; keep it now */
     /* Takes the chain's blocks, or leaves them: the codec clears what is left. With `last` the message is whole. */
     void (*on_body)(struct mg_stream *s, struct mg_chain *body, bool last);
-    void (*on_trailers)(struct mg_stream *s, const struct mg_message *m);   /* ends the message */
-    void (*on_room)(struct mg_stream *s);               /* queued fell below its low mark */
-    /* The client's side: the request's body will never be whole (MALFORMED, TIMEOUT, TOO_LARGE). The stream still takes an
+    void (*on_trailers)(struct mg_stream *s, const struct mg_message *m); /* ends the message */
+    void (*on_room)(struct mg_stream *s);                                 /* queued fell below its low mark */
+    /* The client's side: the request's body will never be whole (MALFORMED, TIMEOUT, TOO_LARGE). The stream still takes
+     * an
      * answer, after which its connection closes. */
     void (*on_broken)(struct mg_stream *s, enum mg_why why, const char *text);
     void (*on_end)(struct mg_stream *s, enum mg_why why);
@@ -69,22 +70,22 @@ struct mg_stream {
     unsigned magic;
     const struct mg_stream_ops *ops;
     const struct mg_stream_events *events;
-    void *owner;                        /* the exchange (or fetch), for its events */
-    size_t queued;                      /* bytes taken and not yet given to the kernel */
-    bool tunnel;                        /* both messages are plain bytes from here on */
-    bool reused;                        /* origin's side: over a connection that has served before */
-    bool final;                         /* client's side, set by the owner: nothing after this may be served */
-    bool relaying;                      /* client's side, set by the owner: the request's body is still wanted, even after
+    void *owner;                     /* the exchange (or fetch), for its events */
+    size_t queued;                   /* bytes taken and not yet given to the kernel */
+    bool tunnel;                     /* both messages are plain bytes from here on */
+    bool reused;                     /* origin's side: over a connection that has served before */
+    bool final;                      /* client's side, set by the owner: nothing after this may be served */
+    bool relaying;                   /* client's side, set by the owner: the request's body is still wanted, even after
                                          * the response is whole; want() makes the codec look again */
-    const struct mg_times *times;       /* how long a head, a piece of body, a blocked send may take */
-    const char *problem;                /* with MALFORMED, CUT or TIMEOUT: more about it in words, or NULL */
-    const struct mg_peer_info *info;    /* the connection's two ends, for logs */
+    const struct mg_times *times;    /* how long a head, a piece of body, a blocked send may take */
+    const char *problem;             /* with MALFORMED, CUT or TIMEOUT: more about it in words, or NULL */
+    const struct mg_peer_info *info; /* the connection's two ends, for logs */
 };
 
 /* What is known of a connection from a client. Small: every idle connection holds one. */
 struct mg_peer_info {
     struct mg_endpoint client, local;
-    bool tls, trusted;                  /* trusted: its forwarding fields are believed */
+    bool tls, trusted; /* trusted: its forwarding fields are believed */
 };
 
 /* A connection that carries streams: an h1 or h2 codec over a transport. */
@@ -112,6 +113,6 @@ struct mg_carrier {
     const struct mg_carrier_ops *ops;
     const struct mg_carrier_events *events;
     void *owner;
-    struct mg_carrier *next, *previous;     /* the owner's list */
+    struct mg_carrier *next, *previous; /* the owner's list */
     struct mg_peer_info info;
 };

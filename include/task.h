@@ -19,9 +19,9 @@ struct mg_policy;
 struct mg_wait;
 
 enum mg_next {
-    MG_MORE,            /* go on now */
-    MG_PARK,            /* wait for an event */
-    MG_DONE,            /* it is over */
+    MG_MORE, /* go on now */
+    MG_PARK, /* wait for an event */
+    MG_DONE, /* it is over */
 };
 
 struct mg_policy {
@@ -39,21 +39,21 @@ struct mg_policy {
 
 struct mg_task {
     unsigned magic;
-    bool gone;                          /* waits are answered MG_GONE at once */
+    bool gone; /* waits are answered MG_GONE at once */
     struct mg_generation *generation;
     struct mg_wait *waits;
 };
 
 struct mg_wait {
     struct mg_wait *next, *previous;
-    struct mg_task *task;               /* NULL while not waiting */
+    struct mg_task *task; /* NULL while not waiting */
     int ticket;
-    void (*cancel)(struct mg_wait *w);  /* stop the work; w is out of the list already and may be freed */
+    void (*cancel)(struct mg_wait *w); /* stop the work; w is out of the list already and may be freed */
 };
 
 /* Tickets of a generation: which wait each belongs to. */
 struct mg_tickets {
-    struct mg_wait **waits;             /* by ticket - 1; free ones are linked through free_next */
+    struct mg_wait **waits; /* by ticket - 1; free ones are linked through free_next */
     int *free_next;
     int room, free, used;
 };

@@ -16,7 +16,7 @@ struct mg_times {
 static inline struct mg_times mg_times_of(const struct mg_limits *l)
 {
     return (struct mg_times){
-        mg_clock_queue(l->head_timeout),   mg_clock_queue(l->body_timeout),       mg_clock_queue(l->send_timeout),
-        mg_clock_queue(l->idle_timeout),   mg_clock_queue(l->half_close_timeout),
+        mg_clock_queue(l->head_timeout), mg_clock_queue(l->body_timeout),       mg_clock_queue(l->send_timeout),
+        mg_clock_queue(l->idle_timeout), mg_clock_queue(l->half_close_timeout),
     };
 }

@@ -17,10 +17,10 @@
 struct mg_transport;
 
 enum mg_io {
-    MG_IO_DONE,         /* some bytes went through; how many is in *n */
-    MG_IO_AGAIN,        /* none now */
-    MG_IO_CLOSED,       /* the peer has ended its side (reads only) */
-    MG_IO_ERROR,        /* the connection is broken; errno says how */
+    MG_IO_DONE,   /* some bytes went through; how many is in *n */
+    MG_IO_AGAIN,  /* none now */
+    MG_IO_CLOSED, /* the peer has ended its side (reads only) */
+    MG_IO_ERROR,  /* the connection is broken; errno says how */
 };
 
 struct mg_transport_ops {
@@ -62,8 +62,8 @@ struct mg_transport *mg_transport_accepted(int fd, bool tcp);
 /* Begins to connect; on_connected comes later, never at once, also for a
  * refusal. NULL with errno when it can't begin (no descriptor, no memory).
  * Reading and writing start when it has said 0. */
-struct mg_transport *mg_transport_connect(const struct mg_address *to,
-                                          const struct mg_transport_events *events, void *owner);
+struct mg_transport *mg_transport_connect(const struct mg_address *to, const struct mg_transport_events *events,
+                                          void *owner);
 /* Has the peer ended its side, or is the connection broken, whatever lies unread? One system call. */
 bool mg_transport_ended(struct mg_transport *t);
 /* Have bytes or an end arrived that were not read? One system call. */

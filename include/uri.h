@@ -17,7 +17,7 @@ struct mg_target {
     mg_slice authority; /* absolute and authority form: host[:port] */
     mg_slice path;      /* as received; an absolute form without one has "/", but "*" for OPTIONS */
     mg_slice query;     /* without the "?"; ptr is NULL if there was no "?" */
-    bool wild;                  /* path or query hold bytes that browsers send and RFC 3986 forbids: []{}|^` */
+    bool wild;          /* path or query hold bytes that browsers send and RFC 3986 forbids: []{}|^` */
 };
 
 /* Slices of out point into target, or are constants. Only CONNECT has the authority form (RFC

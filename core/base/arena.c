@@ -10,13 +10,13 @@
 #include <string.h>
 
 enum {
-    CHUNK = 8 * 1024 - 16,      /* with malloc's own word, 8 KiB */
-    FREE_MAX = 1024,            /* chunks kept for the next burst */
+    CHUNK = 8 * 1024 - 16, /* with malloc's own word, 8 KiB */
+    FREE_MAX = 1024,       /* chunks kept for the next burst */
 };
 
 struct mg_arena_chunk {
     struct mg_arena_chunk *next;
-    size_t size;                /* of all, this head too; CHUNK or more */
+    size_t size; /* of all, this head too; CHUNK or more */
 };
 
 _Static_assert(sizeof(struct mg_arena_chunk) % 16 == 0, "what follows the head is aligned");

@@ -13,8 +13,8 @@
 #include <ev.h>
 
 struct mg_clock_queue {
-    ev_timer timer;                 /* active whenever the queue is not empty */
-    struct mg_timeout ring;         /* next is the head, the first to fire */
+    ev_timer timer;         /* active whenever the queue is not empty */
+    struct mg_timeout ring; /* next is the head, the first to fire */
     double seconds;
     struct mg_clock_queue *next;
 };
@@ -47,7 +47,7 @@ void mg_clock_start(struct ev_loop *on)
 {
     loop = on;
     ev_check_init(&turn, on_turn);
-    ev_set_priority(&turn, EV_MAXPRI);  /* before all who ask for the time */
+    ev_set_priority(&turn, EV_MAXPRI); /* before all who ask for the time */
     ev_check_start(loop, &turn);
     ev_unref(loop);
     ev_now_update(loop);
@@ -94,8 +94,9 @@ double mg_clock_wall(void)
 const char *mg_clock_date(void)
 {
     static const char days[][4] = { "Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat" };
-    static const char months[][4] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun",
-                                      "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" };
+    static const char months[][4] = {
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"
+    };
     static time_t made = -1;
     static char text[64];
 
@@ -105,8 +106,8 @@ const char *mg_clock_date(void)
 
     struct tm t;
     gmtime_r(&second, &t);
-    snprintf(text, sizeof(text), "%s, %02d %s %04d %02d:%02d:%02d GMT", days[t.tm_wday], t.tm_mday,
-             months[t.tm_mon], t.tm_year + 1900, t.tm_hour, t.tm_min, t.tm_sec);
+    snprintf(text, sizeof(text), "%s, %02d %s %04d %02d:%02d:%02d GMT", days[t.tm_wday], t.tm_mday, months[t.tm_mon],
+             t.tm_year + 1900, t.tm_hour, t.tm_min, t.tm_sec);
     made = second;
     return text;
 }
@@ -124,7 +125,7 @@ static void on_timer(struct ev_loop *l, ev_timer *w, int events)
     struct mg_clock_queue *q = w->data;
 
     /* What a fired timeout sets anew is later than now: this ends. */
-    for (struct mg_timeout *t; (t = q->ring.next) != &q->ring && t->deadline <= now; ) {
+    for (struct mg_timeout *t; (t = q->ring.next) != &q->ring && t->deadline <= now;) {
         unlink_timeout(t);
         t->fire(t);
     }

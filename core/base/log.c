@@ -19,16 +19,18 @@
 
 enum { HEAD_MAX = 96, LINES_MAX_BYTES = 16 * 1024, LINE_MAX_BYTES = 4096 };
 
+/* clang-format off */
 static const char *const names[] = {
     [MG_LOG_DEBUG] = "debug", [MG_LOG_INFO] = "info", [MG_LOG_WARN] = "warn",
     [MG_LOG_ERROR] = "error", [MG_LOG_NONE] = "none",
 };
+/* clang-format on */
 
 enum mg_log_level mg_log_level = MG_LOG_INFO;
 
 static const char *who = "moongate";
 static int target = STDERR_FILENO;
-static char *target_path;               /* NULL while the target is stderr */
+static char *target_path; /* NULL while the target is stderr */
 
 bool mg_log_level_named(mg_slice word, enum mg_log_level *out)
 {
@@ -105,8 +107,8 @@ static size_t put_head(char *to, enum mg_log_level level)
     struct tm utc;
     gmtime_r(&t.tv_sec, &utc);
     int n = snprintf(to, HEAD_MAX, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ %s [%.32s] ", utc.tm_year + 1900,
-                     utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec,
-                     (int)(t.tv_nsec / 1000000), names[level], who);
+                     utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, (int)(t.tv_nsec / 1000000),
+                     names[level], who);
     return n < HEAD_MAX ? (size_t)n : HEAD_MAX - 1;
 }
 

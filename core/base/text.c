@@ -8,16 +8,20 @@
 #define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
 
 /* RFC 9110 5.6.2. */
+/* clang-format off */
 static const uint8_t is_tchar[256] = {
     ['!'] = 1, ['#'] = 1, ['$'] = 1, ['%'] = 1, ['&'] = 1, ['\''] = 1, ['*'] = 1, ['+'] = 1,
     ['-'] = 1, ['.'] = 1, ['^'] = 1, ['_'] = 1, ['`'] = 1, ['|'] = 1, ['~'] = 1,
     ['0' ... '9'] = 1, ['A' ... 'Z'] = 1, ['a' ... 'z'] = 1,
 };
+/* clang-format on */
 
 /* HTAB, SP, VCHAR and obs-text (RFC 9110 5.5). */
+/* clang-format off */
 static const uint8_t is_field_byte[256] = {
     ['\t'] = 1, [0x20 ... 0x7e] = 1, [0x80 ... 0xff] = 1,
 };
+/* clang-format on */
 
 static uint64_t load8(const char *p)
 {
@@ -51,7 +55,7 @@ bool mg_text_same(mg_slice a, mg_slice b)
     for (; a.len - i >= 8; i += 8)
         if (!same8(a.ptr + i, b.ptr + i))
             return false;
-    if (a.len >= 8)     /* the rest, overlapping what was compared */
+    if (a.len >= 8) /* the rest, overlapping what was compared */
         return same8(a.ptr + a.len - 8, b.ptr + b.len - 8);
     for (; i < a.len; i++)
         if (a.ptr[i] != b.ptr[i] && mg_text_lower(a.ptr[i]) != mg_text_lower(b.ptr[i]))
@@ -111,9 +115,15 @@ bool mg_text_size(mg_slice s, uint64_t *out)
     unsigned shift = 0;
     if (s.len > 0) {
         switch (mg_text_lower(s.ptr[s.len - 1])) {
-        case 'k': shift = 10; break;
-        case 'm': shift = 20; break;
-        case 'g': shift = 30; break;
+        case 'k':
+            shift = 10;
+            break;
+        case 'm':
+            shift = 20;
+            break;
+        case 'g':
+            shift = 30;
+            break;
         }
     }
     s.len -= shift != 0;
@@ -171,7 +181,7 @@ static size_t utf8_length(const uint8_t *p, size_t room)
 size_t mg_text_put_json(char *to, mg_slice s)
 {
     const char *start = to;
-    for (uint32_t i = 0; i < s.len; ) {
+    for (uint32_t i = 0; i < s.len;) {
         uint8_t c = (uint8_t)s.ptr[i];
         size_t run = c >= 0x80 ? utf8_length((const uint8_t *)s.ptr + i, s.len - i) : c >= 0x20 && c != 0x7f;
         if (run == 0) {

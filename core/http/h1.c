@@ -12,10 +12,10 @@
 
 enum {
     H1_MAGIC = 0x6d676831,
-    READS_A_TURN = 4,           /* then others get their turn */
+    READS_A_TURN = 4, /* then others get their turn */
     IOVECS = 64,
 };
-static const double LINGER = 2.0;   /* seconds a client may take to close after our last word */
+static const double LINGER = 2.0; /* seconds a client may take to close after our last word */
 
 static void destroy(struct mg_h1 *h)
 {
@@ -52,7 +52,7 @@ static struct mg_clock_queue *patience(const struct mg_h1 *h)
         return patience_between(h);
     if (h->blocked)
         return s->times->send;
-    if (s->tunnel)                      /* may idle as long as both want, but not half-closed */
+    if (s->tunnel) /* may idle as long as both want, but not half-closed */
         return h->incoming.whole || h->out_whole ? s->times->send : NULL;
     if (h->client_side && h->incoming.whole)
         return h->eof ? h->settings->times.half_close : NULL;
@@ -164,7 +164,7 @@ static void finish_request(struct mg_h1 *h)
     h->large = false;
     h->transport->ops->want_read(h->transport, !h->eof);
     if (h->in_at < h->in_end)
-        mg_h1_mark(h);                  /* a pipelined request */
+        mg_h1_mark(h); /* a pipelined request */
 }
 
 static void finish_tunnel_side(struct mg_h1 *h)
@@ -172,7 +172,7 @@ static void finish_tunnel_side(struct mg_h1 *h)
     if (h->incoming.whole) {
         mg_h1_end(h, MG_WHY_COMPLETE, false);
     } else if (!h->draining) {
-        h->draining = true;             /* once */
+        h->draining = true; /* once */
         h->transport->ops->shutdown(h->transport);
     }
 }
@@ -218,7 +218,7 @@ static void flush(struct mg_h1 *h)
     if (!h->doomed && h->in_at < h->in_end)
         mg_h1_read_on(h);
     if (h->client_side && h->eof && !h->open && !h->out.bytes)
-        mg_h1_doom(h, false);           /* what is left is no whole request */
+        mg_h1_doom(h, false); /* what is left is no whole request */
     if (!h->doomed && !h->blocked && !write_out(h))
         on_write_failed(h);
     if (!h->doomed)
@@ -264,7 +264,7 @@ static struct mg_stream *open_stream(struct mg_carrier *c, const struct mg_strea
     struct mg_stream *s = &h->stream;
 
     assert(!h->open && !h->client_side);
-    if (h->doomed)                      /* its idle time ended in this turn of the loop */
+    if (h->doomed) /* its idle time ended in this turn of the loop */
         return NULL;
     s->events = events;
     s->owner = owner;

@@ -7,7 +7,7 @@
 
 enum {
     INTERIMS_MOST = 16,
-    DISCARD_MOST = 256 * 1024,  /* of a request's body that nobody wants, to save the connection */
+    DISCARD_MOST = 256 * 1024, /* of a request's body that nobody wants, to save the connection */
 };
 
 void mg_h1_end_stream(struct mg_h1 *h, enum mg_why why)
@@ -36,7 +36,7 @@ void mg_h1_break_request(struct mg_h1 *h, enum mg_why why, const char *text)
 {
     h->incoming.whole = true;
     h->keep = false;
-    h->lingering = true;            /* what still comes of it is not read */
+    h->lingering = true; /* what still comes of it is not read */
     h->stream.events->on_broken(&h->stream, why, text);
 }
 
@@ -144,7 +144,8 @@ static void accept_request(struct mg_h1 *h, const struct mg_message *m)
 typedef int head_reader(const char *data, size_t len, const struct mg_head_limits *limits, struct mg_message *m,
                         const char **why);
 
-/* Reads a head from what lies in `in` and takes its bytes off. Its length, 0 for more to come, or minus a status. A head
+/* Reads a head from what lies in `in` and takes its bytes off. Its length, 0 for more to come, or minus a status. A
+ * head
  * that trickles in is looked through for its end, and read once. */
 static int read_head(struct mg_h1 *h, head_reader *read, struct mg_message *m, const char **why)
 {
@@ -267,7 +268,8 @@ static bool take_pieces(struct mg_h1 *h, struct mg_chain *body, const char **why
     while (h->in_at < h->in_end && !h->incoming.whole && h->incoming.state != MG_FRAMING_TRAILER) {
         size_t used = 0;
         mg_slice piece = { 0 };
-        if (mg_framing_take(&h->incoming, &limits, h->in->data + h->in_at, h->in_end - h->in_at, &used, &piece, why) != MG_OK)
+        if (mg_framing_take(&h->incoming, &limits, h->in->data + h->in_at, h->in_end - h->in_at, &used, &piece, why) !=
+            MG_OK)
             return false;
         h->in_at += (uint32_t)used;
         if (piece.len)
@@ -281,7 +283,7 @@ static void hand_up_body(struct mg_h1 *h, struct mg_chain *body)
     if (h->open && (body->bytes || h->incoming.whole)) {
         h->stream.events->on_body(&h->stream, body, h->incoming.whole);
         if (h->client_side && h->incoming.whole && h->out_whole)
-            mg_h1_mark(h);              /* the response was whole before: both are now */
+            mg_h1_mark(h); /* the response was whole before: both are now */
     } else if (h->discarding) {
         h->discarded += (uint32_t)body->bytes;
         if (h->discarded > DISCARD_MOST)
@@ -317,14 +319,14 @@ void mg_h1_finish_response(struct mg_h1 *h)
     bool keep = h->keep && !h->draining && h->out_whole && !h->out.bytes && !h->out_broken && h->in_at == h->in_end;
 
     if (!h->out_whole || (h->out.bytes && !h->out_broken))
-        return;                         /* the request still goes on; after_write() comes back here */
+        return; /* the request still goes on; after_write() comes back here */
     if (!keep)
         mg_h1_doom(h, false);
     mg_h1_end_stream(h, MG_WHY_COMPLETE);
     if (keep && !h->doomed) {
         mg_h1_drop_input(h);
         h->large = false;
-        h->transport->ops->want_read(h->transport, true);   /* back-pressure may have ended it: now a close must show */
+        h->transport->ops->want_read(h->transport, true); /* back-pressure may have ended it: now a close must show */
         h->carrier.events->on_idle(&h->carrier);
     }
 }
@@ -333,7 +335,7 @@ static void read_dialled(struct mg_h1 *h)
 {
     while (!h->doomed && h->in_at < h->in_end) {
         if (!h->open) {
-            mg_h1_doom(h, false);       /* an answer that nobody asked for (RFC 9112 9.2) */
+            mg_h1_doom(h, false); /* an answer that nobody asked for (RFC 9112 9.2) */
         } else if (!h->head_in) {
             if (!read_response(h))
                 return;
@@ -356,7 +358,7 @@ static void read_serving(struct mg_h1 *h)
         if (h->lingering) {
             h->in_at = h->in_end;
         } else if (h->open && h->incoming.whole) {
-            return;                     /* the next request waits for this one's end */
+            return; /* the next request waits for this one's end */
         } else if (!h->open && !h->discarding) {
             if (!read_request(h))
                 return;
@@ -398,8 +400,7 @@ static void on_eof(struct mg_h1 *h)
         mg_h1_mark(h);
     } else if (!h->client_side || !h->incoming.whole) {
         bool fresh = h->in_at == h->in_end && !h->interims;
-        mg_h1_end(h, !h->client_side && h->stream.reused && !h->head_in && fresh ? MG_WHY_STALE : MG_WHY_CUT,
-                       true);
+        mg_h1_end(h, !h->client_side && h->stream.reused && !h->head_in && fresh ? MG_WHY_STALE : MG_WHY_CUT, true);
     }
 }
 

@@ -5,7 +5,7 @@
  * body leave in one write, when h1.c flushes. */
 #include "h1_connection.h"
 
-enum { FRAMING_ROOM = 128 };    /* Connection, Transfer-Encoding or Content-Length, and the empty line */
+enum { FRAMING_ROOM = 128 }; /* Connection, Transfer-Encoding or Content-Length, and the empty line */
 
 static struct mg_h1 *dirty;
 static unsigned streams;
@@ -134,7 +134,8 @@ static void decide_keeping(struct mg_h1 *h)
 
     if (limits->keepalive_requests && h->served >= limits->keepalive_requests)
         h->keep = false;
-    if (h->stream.final || h->draining || (h->eof && h->in_at == h->in_end) || (h->settings->draining && *h->settings->draining))
+    if (h->stream.final || h->draining || (h->eof && h->in_at == h->in_end) ||
+        (h->settings->draining && *h->settings->draining))
         h->keep = false;
     /* A client that was never told to go on may send its body, or not: the connection can't be read any further. */
     if (h->expects && !h->incoming.whole)
@@ -185,7 +186,7 @@ static void send_interim(struct mg_stream *s, const struct mg_message *m)
 
     if (m->status == 100)
         h->expects = false;
-    if (h->old)                         /* HTTP/1.0 knows no 1xx (RFC 9110 15.2) */
+    if (h->old) /* HTTP/1.0 knows no 1xx (RFC 9110 15.2) */
         return;
     struct mg_block *b = mg_block_take(mg_head_response_size(m) + FRAMING_ROOM);
     if (!b)
@@ -270,7 +271,7 @@ static void send_body(struct mg_stream *s, struct mg_chain *body, bool last)
     case MG_BODY_LENGTH:
         if (body->bytes > h->out_left || (last && body->bytes < h->out_left)) {
             mg_chain_clear(body);
-            give_up(h);       /* a body of another length than declared stays visibly wrong */
+            give_up(h); /* a body of another length than declared stays visibly wrong */
             return;
         }
         h->out_left -= body->bytes;
@@ -317,7 +318,7 @@ static void want(struct mg_stream *s, bool more)
     h->wanting = more;
     h->transport->ops->want_read(h->transport, more);
     if (more)
-        mg_h1_mark(h);                  /* bytes that lie here already are handed out by the flush */
+        mg_h1_mark(h); /* bytes that lie here already are handed out by the flush */
 }
 
 static void reset(struct mg_stream *s, enum mg_why why)

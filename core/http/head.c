@@ -85,7 +85,8 @@ static inline const char *skip_text(const char *at, const char *end)
         halves suspect = (halves)((v < 0x20) | (v == 0x7f));
         if (!(suspect[0] | suspect[1]))
             continue;
-        unsigned first = suspect[0] ? (unsigned)__builtin_ctzll(suspect[0]) / 8 : 8 + (unsigned)__builtin_ctzll(suspect[1]) / 8;
+        unsigned first = suspect[0] ? (unsigned)__builtin_ctzll(suspect[0]) / 8
+                                    : 8 + (unsigned)__builtin_ctzll(suspect[1]) / 8;
         if (at[first] != '\t')
             return at + first;
         at += (int)first + 1 - 16;

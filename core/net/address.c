@@ -196,7 +196,7 @@ static size_t print_path(const struct mg_address *a, char *to)
     const char *path = a->path.sun_path;
     size_t max = a->len > PATH_AT ? a->len - PATH_AT : 0;
     if (max == 0)
-        return 0;       /* a client's socket has no name */
+        return 0; /* a client's socket has no name */
 
     size_t n = path[0] ? strnlen(path, max) : max;
     memcpy(to, path, n);
@@ -311,7 +311,7 @@ bool mg_network_parse(mg_slice text, struct mg_network *out)
     const struct in6_addr *ip6 = &out->address.ip6.sin6_addr;
     if (most == 128 && IN6_IS_ADDR_V4MAPPED(ip6)) {
         if (bits < 96)
-            return false;       /* would be of both families */
+            return false; /* would be of both families */
         struct in_addr ip4;
         memcpy(&ip4, ip6->s6_addr + 12, 4);
         set_ip4(&out->address, &ip4, 0);

@@ -17,10 +17,10 @@
 #include "text.h"
 
 enum {
-    NAME_MAX_BYTES = 254,       /* RFC 1035 2.3.4, with a dot at the end */
+    NAME_MAX_BYTES = 254, /* RFC 1035 2.3.4, with a dot at the end */
     NAMES_MAX = 4096,
     BUCKETS = 1024,
-    ADDRESSES_MAX = 32,         /* of one name; more are left out */
+    ADDRESSES_MAX = 32, /* of one name; more are left out */
     TRIES = 2,
     TRY_MS = 2000,
     TTL_MIN = 1,
@@ -39,20 +39,20 @@ struct mg_lookup {
 
 struct name {
     struct name *next_in_bucket;
-    struct name *older, *newer;         /* by last use */
+    struct name *older, *newer; /* by last use */
     struct name *next_ready;
-    struct mg_lookup waiting;           /* a ring; only its links are used */
-    struct mg_alarm *grace;             /* set while an old answer could be used instead */
-    struct mg_address *list;            /* the last good answer */
-    const char *problem;                /* why the last question failed, or NULL */
-    double until;                       /* list or problem counts as fresh before this */
+    struct mg_lookup waiting; /* a ring; only its links are used */
+    struct mg_alarm *grace;   /* set while an old answer could be used instead */
+    struct mg_address *list;  /* the last good answer */
+    const char *problem;      /* why the last question failed, or NULL */
+    double until;             /* list or problem counts as fresh before this */
     unsigned count;
     uint32_t hash;
     bool asking;
-    bool stale;                         /* the servers are slow or silent: list is used at any age */
-    bool ready;                         /* in the list of on_ready() */
+    bool stale; /* the servers are slow or silent: list is used at any age */
+    bool ready; /* in the list of on_ready() */
     uint8_t len;
-    char text[];                        /* zero-ended, in lower case */
+    char text[]; /* zero-ended, in lower case */
 };
 
 /* A socket of c-ares. */
@@ -64,12 +64,12 @@ struct door {
 static struct ev_loop *loop;
 static ares_channel channel;
 static ev_timer ares_timer;
-static ev_timer ready_event;            /* never started, only fed */
+static ev_timer ready_event; /* never started, only fed */
 static struct door *doors;
 static struct name *buckets[BUCKETS];
 static struct name *oldest, *newest;
 static struct name *first_ready;
-static struct mg_lookup refused;        /* a ring of lookups of what is no name, or too many */
+static struct mg_lookup refused; /* a ring of lookups of what is no name, or too many */
 static unsigned name_count;
 static unsigned live;
 
@@ -315,7 +315,7 @@ static void on_ares_timer(struct ev_loop *l, ev_timer *w, int events)
 static void on_door(struct ev_loop *l, ev_io *w, int events)
 {
     (void)l;
-    int fd = w->fd;         /* c-ares may close it, and the door goes with it */
+    int fd = w->fd; /* c-ares may close it, and the door goes with it */
     ares_process_fd(channel, events & EV_READ ? fd : ARES_SOCKET_BAD, events & EV_WRITE ? fd : ARES_SOCKET_BAD);
     arm_timer();
 }
@@ -340,7 +340,7 @@ static void on_socket_state(void *data, ares_socket_t fd, int readable, int writ
     if (!d) {
         d = calloc(1, sizeof(*d));
         if (!d)
-            return;         /* the question runs into its timeout */
+            return; /* the question runs into its timeout */
         d->next = doors;
         doors = d;
         ev_init(&d->io, on_door);
@@ -468,8 +468,7 @@ static unsigned loopback(mg_slice name, struct mg_address *list, unsigned room)
     return v4 + v6;
 }
 
-struct mg_lookup *mg_resolve(mg_slice name, struct mg_address *list, unsigned *count,
-                             mg_lookup_done *done, void *owner)
+struct mg_lookup *mg_resolve(mg_slice name, struct mg_address *list, unsigned *count, mg_lookup_done *done, void *owner)
 {
     unsigned room = *count;
     *count = 0;
@@ -496,7 +495,7 @@ struct mg_lookup *mg_resolve(mg_slice name, struct mg_address *list, unsigned *c
         return NULL;
     }
     if (fresh)
-        make_ready(n);      /* a failure, remembered */
+        make_ready(n); /* a failure, remembered */
     return lookup_new(&n->waiting, done, owner);
 }
 
@@ -520,10 +519,12 @@ bool mg_resolve_start(struct ev_loop *on, const char *servers)
     ev_timer_init(&ares_timer, on_ares_timer, 0, 0);
     ev_timer_init(&ready_event, on_ready, 0, 0);
 
-    char lookups[] = "fb";      /* /etc/hosts, then the servers */
+    char lookups[] = "fb"; /* /etc/hosts, then the servers */
+    /* clang-format off */
     struct ares_options options = {
         .timeout = TRY_MS, .tries = TRIES, .lookups = lookups, .sock_state_cb = on_socket_state,
     };
+    /* clang-format on */
     int mask = ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_LOOKUPS | ARES_OPT_SOCK_STATE_CB;
     if (ares_init_options(&channel, &options, mask) != ARES_SUCCESS) {
         ares_library_cleanup();

@@ -18,20 +18,20 @@
 #include <ev.h>
 #include <netinet/tcp.h>
 
-enum { SOCKET_MAGIC = 0x6d677472 };     /* "mgtr" */
+enum { SOCKET_MAGIC = 0x6d677472 }; /* "mgtr" */
 
 struct mg_socket_transport {
     struct mg_transport base;
-    ev_io io;               /* one watcher for both: every idle connection holds it */
-    int connect_error;      /* what connect() itself said, if not "in progress" */
-    bool reading;           /* what want_read asked for */
+    ev_io io;          /* one watcher for both: every idle connection holds it */
+    int connect_error; /* what connect() itself said, if not "in progress" */
+    bool reading;      /* what want_read asked for */
     bool connecting;
 };
 
 static struct ev_loop *loop;
 static void (*after_event)(void);
 static unsigned live;
-static struct mg_socket_transport *handed_up;  /* whose event is being handed up; NULL once it was closed */
+static struct mg_socket_transport *handed_up; /* whose event is being handed up; NULL once it was closed */
 
 static struct mg_socket_transport *socket_of(struct mg_transport *t)
 {
@@ -208,8 +208,8 @@ struct mg_transport *mg_transport_accepted(int fd, bool tcp)
     return s ? &s->base : NULL;
 }
 
-struct mg_transport *mg_transport_connect(const struct mg_address *to,
-                                          const struct mg_transport_events *events, void *owner)
+struct mg_transport *mg_transport_connect(const struct mg_address *to, const struct mg_transport_events *events,
+                                          void *owner)
 {
     int fd = socket(to->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)

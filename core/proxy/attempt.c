@@ -11,7 +11,7 @@
 #include "forward.h"
 #include "log.h"
 
-static const double QUEUE_LOOK = 0.02;      /* seconds between looks for a peer that another worker has freed */
+static const double QUEUE_LOOK = 0.02; /* seconds between looks for a peer that another worker has freed */
 
 static struct mg_exchange *queue_first, *queue_last;
 
@@ -193,7 +193,7 @@ static void on_interim(struct mg_stream *s, const struct mg_message *m)
         return;
     if (m->status == 100) {
         if (x->continued)
-            return;                     /* the client did not ask, or knows already */
+            return; /* the client did not ask, or knows already */
         x->continued = true;
     }
     mg_message_keep(&copy, m, x->arena);
@@ -384,7 +384,7 @@ enum mg_next mg_attempt_connect(struct mg_exchange *x)
         return mg_go(x, MG_STEP_RETRY);
     if (a->dial.work)
         return MG_PARK;
-    enum mg_dial_how how = a->fresh                                 ? MG_DIAL_FRESH
+    enum mg_dial_how how = a->fresh                                  ? MG_DIAL_FRESH
                            : mg_method_is_idempotent(x->view.method) ? MG_DIAL_ANY
                                                                      : MG_DIAL_CHECKED;
     a->stream = mg_dial_begin(&a->dial, &a->peer->origin, how);
@@ -457,7 +457,7 @@ enum mg_next mg_attempt_wait(struct mg_exchange *x)
 {
     struct mg_attempt *a = &x->attempt;
 
-    if (x->failed) {                    /* a request_body hook threw */
+    if (x->failed) { /* a request_body hook threw */
         mg_attempt_abandon(x);
         return mg_go(x, MG_STEP_ERROR);
     }
@@ -500,8 +500,7 @@ static bool may_retry(struct mg_exchange *x)
 {
     const mg_upstream_spec *spec = spec_of(x);
     unsigned attempts = x->route->attempts ? x->route->attempts : spec->attempts;
-    bool again = x->retry_known ? x->retry_again
-                                : (spec->retry_on >> x->attempt.failure & 1) && is_safe_to_repeat(x);
+    bool again = x->retry_known ? x->retry_again : (spec->retry_on >> x->attempt.failure & 1) && is_safe_to_repeat(x);
 
     return again && is_replayable(x) && x->view.tries < attempts && has_untried_peer(x) &&
            mg_upstream_may_retry(x->view.upstream);
@@ -537,7 +536,7 @@ static enum mg_next try_fresh(struct mg_exchange *x)
     x->tried.count--;
     enum mg_next next = try_again(x);
     if (mg_wants(x, MG_PHASE_BALANCE))
-        x->entered |= 1u << MG_PHASE_BALANCE;   /* it has spoken */
+        x->entered |= 1u << MG_PHASE_BALANCE; /* it has spoken */
     x->attempt.picked = same;
     return next;
 }
@@ -548,7 +547,7 @@ static enum mg_next give_up(struct mg_exchange *x)
 
     switch (a->failure) {
     case MG_FAIL_STATUS:
-        a->failure = MG_FAIL_NONE;      /* the last answer stands */
+        a->failure = MG_FAIL_NONE; /* the last answer stands */
         return mg_go(x, MG_STEP_RESPONSE);
     case MG_FAIL_CONNECT_TIMEOUT:
     case MG_FAIL_TIMEOUT:
@@ -574,7 +573,8 @@ enum mg_next mg_attempt_retry(struct mg_exchange *x)
     if (a->stale && a->reused && !a->fresh && is_replayable(x) && mg_method_is_idempotent(x->view.method))
         return try_fresh(x);
     if (a->failure != MG_FAIL_STATUS && a->peer) {
-        mg_log(MG_LOG_WARN, "peer %.*s: %s (try %u)", (int)a->peer->name.len, a->peer->name.ptr, a->text, x->view.tries);
+        mg_log(MG_LOG_WARN, "peer %.*s: %s (try %u)", (int)a->peer->name.len, a->peer->name.ptr, a->text,
+               x->view.tries);
         release_peer(x, true, -1);
     }
     if (mg_engine_hooks(x, MG_PHASE_RETRY) == MG_PARK)

@@ -16,11 +16,11 @@
 #include "text.h"
 
 enum {
-    BUCKETS = 256,          /* of the table of pools; a power of two */
-    TRIES_MOST = 3,         /* addresses of a name that are tried */
-    ADDRESSES_MOST = 16,    /* of a name that are looked at */
+    BUCKETS = 256,       /* of the table of pools; a power of two */
+    TRIES_MOST = 3,      /* addresses of a name that are tried */
+    ADDRESSES_MOST = 16, /* of a name that are looked at */
 };
-static const double SOON = 1e-6;    /* the next turn of the loop */
+static const double SOON = 1e-6; /* the next turn of the loop */
 
 struct mg_pool {
     struct mg_pool *next;               /* in its bucket */
@@ -31,10 +31,10 @@ struct mg_pool {
 
 struct connection {
     struct mg_pool *pool;
-    struct mg_dial_work *work;          /* while it connects */
+    struct mg_dial_work *work; /* while it connects */
     struct mg_transport *transport;
-    struct mg_h1_settings settings;     /* of the origin that used it last; */
-    struct mg_limits limits;            /* copies, since it may outlive that one */
+    struct mg_h1_settings settings; /* of the origin that used it last; */
+    struct mg_limits limits;        /* copies, since it may outlive that one */
     unsigned keepalive;
     bool idle;
 };
@@ -42,11 +42,11 @@ struct connection {
 struct mg_dial_work {
     struct mg_dial *dial;
     struct mg_origin *origin;
-    struct mg_lookup *lookup;           /* while the name is looked up */
-    struct connection *connection;      /* while one connects */
-    struct mg_timeout timeout;          /* the connect timeout, or SOON to tell a failure */
+    struct mg_lookup *lookup;      /* while the name is looked up */
+    struct connection *connection; /* while one connects */
+    struct mg_timeout timeout;     /* the connect timeout, or SOON to tell a failure */
     struct mg_dial_work *next_free;
-    const char *text;                   /* of the last failure */
+    const char *text; /* of the last failure */
     unsigned at, count;
     struct mg_address addresses[TRIES_MOST];
 };
@@ -61,7 +61,7 @@ static bool stopped;
 static unsigned bucket_of(const struct mg_address *a)
 {
     const unsigned char *bytes = (const unsigned char *)&a->any;
-    uint32_t hash = 2166136261u;        /* FNV-1a */
+    uint32_t hash = 2166136261u; /* FNV-1a */
 
     for (socklen_t i = 0; i < a->len; i++)
         hash = (hash ^ bytes[i]) * 16777619u;
@@ -487,7 +487,7 @@ void mg_origin_open(struct mg_origin *o, mg_slice host, uint16_t port)
         .max_trailer_size = 8 * 1024,
     };
     bool known = host.len > 5 && memcmp(host.ptr, "unix:", 5) == 0 ? mg_address_parse(host, &o->address)
-                                                                    : mg_address_literal(host, port, &o->address);
+                                                                   : mg_address_literal(host, port, &o->address);
     if (!known)
         o->address.len = 0;
 }
@@ -504,7 +504,7 @@ void mg_dial_stop(void)
     stopped = true;
     for (unsigned i = 0; i < BUCKETS; i++)
         for (struct mg_pool *p = buckets[i], *next; p; p = next) {
-            p->refs++;                  /* closing its connections may be what ends it */
+            p->refs++; /* closing its connections may be what ends it */
             while (p->oldest)
                 close_idle(p->oldest);
             next = p->next;

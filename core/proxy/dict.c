@@ -19,15 +19,15 @@
 
 enum {
     NAME_MOST = 255,
-    UNIT = 16,                  /* bytes; sizes and offsets in the heap count these */
-    LEAST_UNITS = 4,            /* smaller pieces are not split off */
+    UNIT = 16,       /* bytes; sizes and offsets in the heap count these */
+    LEAST_UNITS = 4, /* smaller pieces are not split off */
     BINS = 128,
-    BIN_LOOKS = 16,             /* chunks of one bin that are tried for a fit */
-    EXPIRED_LOOKS = 32,         /* entries looked at for expired ones before others are evicted */
+    BIN_LOOKS = 16,     /* chunks of one bin that are tried for a fit */
+    EXPIRED_LOOKS = 32, /* entries looked at for expired ones before others are evicted */
     DICT_LEAST = 4096,
     BYTES_A_BUCKET = 128,
     DICT_BUCKETS_MOST = 1 << 23,
-    CHAIN_MOST = 256,           /* of a bucket's entries that a walk sees */
+    CHAIN_MOST = 256, /* of a bucket's entries that a walk sees */
 };
 static const double DICT_MOST = 16.0 * 1024 * 1024 * 1024;
 
@@ -35,41 +35,41 @@ static const double DICT_MOST = 16.0 * 1024 * 1024 * 1024;
 
 /* At the front of each piece of the heap. A free one has its bin's links, a used one is an entry. */
 struct chunk {
-    uint32_t size : 31, used : 1;       /* units, this head included */
-    uint32_t before;                    /* size of the piece that lies before it; 0 for the first */
-    uint32_t next, previous;            /* free: in its bin */
+    uint32_t size : 31, used : 1; /* units, this head included */
+    uint32_t before;              /* size of the piece that lies before it; 0 for the first */
+    uint32_t next, previous;      /* free: in its bin */
 };
 
 struct entry {
-    uint32_t size : 31, used : 1;       /* as in struct chunk */
+    uint32_t size : 31, used : 1; /* as in struct chunk */
     uint32_t before;
-    uint32_t next;                      /* in its bucket */
-    uint32_t newer, older;              /* by last use */
+    uint32_t next;         /* in its bucket */
+    uint32_t newer, older; /* by last use */
     uint32_t hash;
-    double expires;                     /* monotonic time; 0: never */
+    double expires; /* monotonic time; 0: never */
     double number;
     uint32_t key_len, text_len;
-    uint8_t type;                       /* mg_value_type */
-    char bytes[];                       /* the key, then the text */
+    uint8_t type; /* mg_value_type */
+    char bytes[]; /* the key, then the text */
 };
 
 struct store {
     pthread_mutex_t lock;
-    bool dirty;                         /* somebody is changing it */
+    bool dirty; /* somebody is changing it */
     uint32_t newest, oldest;
     uint64_t seed[2];
-    uint64_t full_bins[BINS / 64];      /* bins that are not empty */
+    uint64_t full_bins[BINS / 64]; /* bins that are not empty */
     uint32_t bins[BINS];
-    uint32_t buckets[];                 /* then the heap; offset 1 is its first unit */
+    uint32_t buckets[]; /* then the heap; offset 1 is its first unit */
 };
 
 struct mg_dict {
     struct mg_dict *next;
     struct store *store;
-    char *heap;                         /* where offset 0 would be */
-    uint32_t bucket_count;              /* a power of two */
-    uint32_t units;                     /* of the heap */
-    char *copy;                         /* the last value or key handed out */
+    char *heap;            /* where offset 0 would be */
+    uint32_t bucket_count; /* a power of two */
+    uint32_t units;        /* of the heap */
+    char *copy;            /* the last value or key handed out */
     size_t copy_room;
     uint32_t name_len;
     char name[];
@@ -508,8 +508,8 @@ int mg_dict_get(mg_dict *d, const char *key, uint32_t len, mg_value *out)
         lru_add(d, e);
         out->type = e->type;
         out->number = e->number;
-        status = e->type != MG_VALUE_TEXT || copy_out(d, e->bytes + e->key_len, e->text_len, &out->text)
-                     ? MG_OK : MG_NO_MEMORY;
+        status = e->type != MG_VALUE_TEXT || copy_out(d, e->bytes + e->key_len, e->text_len, &out->text) ? MG_OK
+                                                                                                         : MG_NO_MEMORY;
     }
     unlock_dict(d);
     return status;

@@ -104,7 +104,7 @@ uint64_t mg_engine_served(void)
 static void settle(struct mg_flow *f)
 {
     if (f->view->gone)
-        mg_flow_spoil(f);               /* no hook sees any more of it */
+        mg_flow_spoil(f); /* no hook sees any more of it */
     if (f->seen)
         mg_flow_filtered(f);
     else if (f->to && !f->done && (f->held.bytes || f->whole || mg_wait_pending(&f->writer)))
@@ -162,7 +162,7 @@ void mg_engine_run_touched(void)
 {
     static bool running;
 
-    if (running)                        /* the outer call goes on with the list: no depth */
+    if (running) /* the outer call goes on with the list: no depth */
         return;
     running = true;
     while (touched) {

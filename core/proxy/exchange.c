@@ -34,7 +34,7 @@ void mg_exchange_open(struct mg_stream *s, const struct mg_message *request, boo
     struct mg_exchange *x = mg_engine_new(mg_generation_now);
 
     if (!x) {
-        s->ops->reset(s, MG_WHY_CANCELLED);     /* out of memory costs this connection */
+        s->ops->reset(s, MG_WHY_CANCELLED); /* out of memory costs this connection */
         return;
     }
     s->owner = x;
@@ -61,7 +61,7 @@ void mg_exchange_open(struct mg_stream *s, const struct mg_message *request, boo
 static void break_request(struct mg_exchange *x, unsigned status, const char *text)
 {
     if (x->view.head_sent && !x->view.from_peer)
-        return;                         /* our own answer stands, and the codec closes behind it */
+        return; /* our own answer stands, and the codec closes behind it */
     x->broken = true;
     x->error_status = status;
     x->error_text = mg_slice_of(text);
@@ -84,7 +84,7 @@ static void on_request_body(struct mg_stream *s, struct mg_chain *body, bool las
     if (last)
         x->in.from = NULL;
     if (x->view.head_sent && !x->view.from_peer)
-        return;                         /* answered by ourselves: nobody takes it */
+        return; /* answered by ourselves: nobody takes it */
     if (mg_flow_arrive(&x->in, body, last) || x->broken)
         return;
     if (x->client)
@@ -261,7 +261,7 @@ static enum mg_next step_route(struct mg_exchange *x)
         return mg_engine_fail(x, 413, "the body is longer than max_body_size");
     x->in.filtered = mg_wants(x, MG_PHASE_REQUEST_BODY);
     if (x->in.filtered)
-        mg_flow_settle(&x->in);         /* hooks see a body once */
+        mg_flow_settle(&x->in); /* hooks see a body once */
     x->out.filtered = mg_wants(x, MG_PHASE_RESPONSE_BODY);
     return mg_go(x, MG_STEP_ACCESS);
 }
@@ -332,9 +332,9 @@ static enum mg_next step_error(struct mg_exchange *x)
     }
     if (mg_engine_hooks(x, MG_PHASE_ERROR) == MG_PARK)
         return MG_PARK;
-    if (x->failed || !x->answered) {    /* an error hook that throws does not get another turn */
+    if (x->failed || !x->answered) { /* an error hook that throws does not get another turn */
         x->failed = false;
-        status = x->error_status;       /* 500, if it threw */
+        status = x->error_status; /* 500, if it threw */
         if (mg_exchange_answer(x, status) == MG_OK)
             mg_forward_default_page(x, status);
     }
@@ -404,7 +404,7 @@ static void send_head(struct mg_exchange *x)
     x->view.status = x->response.status;
     x->out.to = s;
     s->ops->send_head(s, &x->response, last);
-    if (s->tunnel) {                    /* both messages are plain bytes now */
+    if (s->tunnel) { /* both messages are plain bytes now */
         x->in.whole = x->in.done = false;
         x->in.from = s;
         x->in.to = x->attempt.stream;
@@ -456,7 +456,7 @@ static enum mg_next step_log(struct mg_exchange *x)
     if (!x->logged) {
         x->logged = true;
         mg_attempt_abandon(x);
-        x->task.gone = false;           /* log hooks may wait, whoever left */
+        x->task.gone = false; /* log hooks may wait, whoever left */
         if (x->view.gone && !x->view.head_sent)
             x->view.status = 499;
         x->view.bytes_out = (double)x->out.sent;

@@ -164,7 +164,7 @@ static mg_slice present_target(struct mg_exchange *x)
         return x->request.target;
     if (!v->query.ptr)
         return v->raw_path;
-    if (v->query.ptr == v->raw_path.ptr + v->raw_path.len + 1)     /* as they came, "?" between them */
+    if (v->query.ptr == v->raw_path.ptr + v->raw_path.len + 1) /* as they came, "?" between them */
         return (mg_slice){ v->raw_path.ptr, v->raw_path.len + 1 + v->query.len };
     char *both = mg_arena_take(x->arena, (size_t)v->raw_path.len + 1 + v->query.len);
     if (!both)
@@ -227,9 +227,8 @@ void mg_forward_response(struct mg_exchange *x)
     mg_message_strip_hop(m);
     if (protocol.len)
         (void)!mg_message_push(m, mg_field_name(MG_FIELD_UPGRADE), protocol, MG_FIELD_UPGRADE);
-    if (m->status == 204 || m->status == 101 ||
-        (m->status / 100 == 2 && mg_method_is(x->view.method, "CONNECT")))
-        mg_message_remove_known(m, MG_FIELD_CONTENT_LENGTH);    /* RFC 9110 8.6 */
+    if (m->status == 204 || m->status == 101 || (m->status / 100 == 2 && mg_method_is(x->view.method, "CONNECT")))
+        mg_message_remove_known(m, MG_FIELD_CONTENT_LENGTH); /* RFC 9110 8.6 */
     add_date(m, x->arena);
 }
 

@@ -92,7 +92,7 @@ void mg_slot_give(struct mg_slots *s, uint32_t slot)
         uint32_t room = s->room ? s->room * 2 : 64;
         uint32_t *bigger = realloc(s->free, room * sizeof(*bigger));
         if (!bigger)
-            return;                     /* the number is not used again */
+            return; /* the number is not used again */
         s->free = bigger;
         s->room = room;
     }
@@ -175,7 +175,8 @@ int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec)
     *l = (struct mg_listen){ .backlog = spec->backlog, .limits = spec->limits };
     if (!mg_address_parse(spec->address, &l->address))
         return refuse("\"%.*s\" is not an address to listen at; write one like \"0.0.0.0:8080\", \"[::1]:8080\", "
-                      "\":8080\" or \"unix:/run/gate.sock\"", (int)spec->address.len, spec->address.ptr);
+                      "\":8080\" or \"unix:/run/gate.sock\"",
+                      (int)spec->address.len, spec->address.ptr);
     for (unsigned i = 0; i < g->listen_count; i++)
         if (mg_address_equal(&g->listens[i].address, &l->address))
             return refuse("\"%.*s\" is listened at already (%.*s)", (int)spec->address.len, spec->address.ptr,

@@ -17,41 +17,41 @@
 #include "text.h"
 
 enum {
-    TURNS_MOST = 4096,          /* length of a round; more only if there are more peers */
-    DENOMINATOR_MOST = 100,     /* weights are taken as fractions up to this, or rounded */
-    HOST_MOST = 253,            /* bytes of a name (RFC 1035 2.3.4) */
-    BUDGET_MOST = 100,          /* retries that may come at once */
+    TURNS_MOST = 4096,      /* length of a round; more only if there are more peers */
+    DENOMINATOR_MOST = 100, /* weights are taken as fractions up to this, or rounded */
+    HOST_MOST = 253,        /* bytes of a name (RFC 1035 2.3.4) */
+    BUDGET_MOST = 100,      /* retries that may come at once */
 };
 static const double WEIGHT_MOST = 1e6;
-static const double LATENCY_SHARE = 0.1;    /* what one sample counts in the average */
+static const double LATENCY_SHARE = 0.1; /* what one sample counts in the average */
 
 #define PEER_PREFIX "peer:"
 
 struct mg_peer_state {
-    mg_peer_view view;                  /* first: Lua reads it in place */
-    uint32_t born;                      /* view.healthy has been set for the first time */
-    uint32_t active[MG_WORKERS_MAX];    /* in flight; only its own worker writes a slot */
+    mg_peer_view view;               /* first: Lua reads it in place */
+    uint32_t born;                   /* view.healthy has been set for the first time */
+    uint32_t active[MG_WORKERS_MAX]; /* in flight; only its own worker writes a slot */
 };
 
 struct upstream_state {
-    uint64_t cursor;                    /* of the round robin, over all workers */
-    uint32_t version;                   /* health and draining have changed */
+    uint64_t cursor;  /* of the round robin, over all workers */
+    uint32_t version; /* health and draining have changed */
 };
 
 struct mg_upstream {
     mg_upstream_spec spec;
-    char *text;                         /* name and where */
+    char *text; /* name and where */
     struct upstream_state *state;
-    struct mg_peer **peers;             /* those that are not removed, in the order of declaration */
+    struct mg_peer **peers; /* those that are not removed, in the order of declaration */
     struct mg_peer **removed;
     unsigned count, room, removed_count, removed_room;
     struct mg_times times;
     struct mg_clock_queue *connect, *response;
-    uint16_t *turns;                    /* a round: indexes of peers; valid unless `stale` */
+    uint16_t *turns; /* a round: indexes of peers; valid unless `stale` */
     unsigned turn_count;
     bool stale;
-    unsigned tie;                       /* where least_conn begins to look */
-    uint32_t version;                   /* peers have come or gone */
+    unsigned tie;     /* where least_conn begins to look */
+    uint32_t version; /* peers have come or gone */
     double budget;
 };
 
@@ -192,7 +192,7 @@ static unsigned free_twin(const struct mg_upstream *u, mg_slice address)
     for (unsigned i = 0; i < u->count; i++) {
         if (u->peers[i]->twin == twin && mg_text_equal(u->peers[i]->name, address)) {
             twin++;
-            i = UINT32_MAX;             /* from the beginning again: they lie in any order */
+            i = UINT32_MAX; /* from the beginning again: they lie in any order */
         }
     }
     return twin;
@@ -448,7 +448,7 @@ static unsigned whole_weights(const struct mg_upstream *u, unsigned *whole)
     for (unsigned i = 0; i < u->count; i++) {
         double w = nearbyint(u->peers[i]->weight * scale);
         whole[i] = w < 1 ? 1 : (unsigned)w;
-        for (unsigned a = whole[i]; a;) {       /* the greatest common divisor, by Euclid */
+        for (unsigned a = whole[i]; a;) { /* the greatest common divisor, by Euclid */
             unsigned b = divisor % a;
             divisor = a;
             a = b;
@@ -476,7 +476,7 @@ static bool make_round(struct mg_upstream *u)
                     best = i;
             }
             if (total == u->count)
-                best = t;               /* all weights are the same */
+                best = t; /* all weights are the same */
             rich[best] -= (int)total;
             turns[t] = (uint16_t)best;
         }

@@ -8,7 +8,7 @@
 
 #include "generation.h"
 
-enum { HELD_HIGH = 256 * 1024 };    /* what may wait for a taker before its source is stopped */
+enum { HELD_HIGH = 256 * 1024 }; /* what may wait for a taker before its source is stopped */
 
 void mg_flow_init(struct mg_flow *f, mg_view *view, enum mg_phase phase)
 {
@@ -348,7 +348,7 @@ int mg_flow_replace(struct mg_flow *f, const char *ptr, uint32_t len)
     if (!f->at_work)
         return MG_TOO_LATE;
     struct mg_chain fresh = { 0 };
-    mg_chain_copy(&fresh, ptr, len);    /* first: the new bytes may be a part of the old ones */
+    mg_chain_copy(&fresh, ptr, len); /* first: the new bytes may be a part of the old ones */
     mg_chain_clear(&f->piece);
     mg_chain_move(&f->piece, &fresh);
     return f->piece.failed ? MG_NO_MEMORY : MG_OK;
@@ -367,6 +367,6 @@ int mg_flow_write(struct mg_flow *f, const char *ptr, uint32_t len)
     mg_chain_move(&f->held, &fresh);
     if (f->to)
         return f->held.bytes + f->to->queued > MG_STREAM_HIGH ? mg_task_wait(f->view->task, &f->writer, cancel_writer)
-                                                             : MG_OK;
+                                                              : MG_OK;
     return MG_OK;
 }

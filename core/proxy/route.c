@@ -29,10 +29,12 @@ enum {
 };
 enum { KNOWN_METHODS = 9, ALL_METHODS = GET | HEAD | POST | PUT | DELETE | PATCH | OPTIONS | OTHERS };
 
+/* clang-format off */
 static const mg_slice method_names[KNOWN_METHODS] = {
     MG_LIT("GET"),   MG_LIT("HEAD"),    MG_LIT("POST"),    MG_LIT("PUT"),   MG_LIT("DELETE"),
     MG_LIT("PATCH"), MG_LIT("OPTIONS"), MG_LIT("CONNECT"), MG_LIT("TRACE"),
 };
+/* clang-format on */
 
 struct route {
     struct route *next; /* of the same pattern, for other methods */

@@ -17,21 +17,21 @@
 enum {
     PLACE_BUCKETS = 1024,
     NAME_MOST = 255,
-    PLACE_ALIGN = 64,           /* a cache line */
+    PLACE_ALIGN = 64, /* a cache line */
 };
 
 struct place {
-    uint64_t next, next_in_bucket;      /* offsets; 0 ends */
+    uint64_t next, next_in_bucket; /* offsets; 0 ends */
     uint64_t data, size;
     uint32_t name_len;
-    bool made;                          /* mg_shared_make's function has said so */
+    bool made; /* mg_shared_make's function has said so */
     char name[];
 };
 
 struct region {
     pthread_mutex_t lock;
     uint64_t size, used;
-    uint64_t first, last;               /* all places; what a repair believes */
+    uint64_t first, last; /* all places; what a repair believes */
     uint64_t buckets[PLACE_BUCKETS];
     uint32_t workers;
 };
@@ -103,7 +103,7 @@ static struct place *place_at(uint64_t offset)
 
 static unsigned bucket_of_name(mg_slice name)
 {
-    uint32_t hash = 2166136261u;        /* FNV-1a: these names come from the script, not from clients */
+    uint32_t hash = 2166136261u; /* FNV-1a: these names come from the script, not from clients */
 
     for (uint32_t i = 0; i < name.len; i++)
         hash = (hash ^ (unsigned char)name.ptr[i]) * 16777619u;

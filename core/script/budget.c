@@ -33,7 +33,7 @@ struct code {
 static struct code codes[CODES_MOST];
 static volatile sig_atomic_t code_count;
 static volatile sig_atomic_t ticks, began = -1;
-static int allowed;                 /* ticks a run */
+static int allowed; /* ticks a run */
 static lua_State *running;
 static sigjmp_buf way_out;
 

@@ -19,32 +19,32 @@
 
 enum {
     FETCH_MAGIC = 0x6d676665,
-    BUCKETS = 256,              /* of the table of owners; a power of two */
-    HOST_MOST = 253 + 7,        /* a name and its port */
-    HELD_HIGH = 256 * 1024,     /* of the body, while nobody reads it */
+    BUCKETS = 256,          /* of the table of owners; a power of two */
+    HOST_MOST = 253 + 7,    /* a name and its port */
+    HELD_HIGH = 256 * 1024, /* of the body, while nobody reads it */
     HELD_LOW = 64 * 1024,
-    KEPT_MOST = 64,             /* idle connections to one address */
+    KEPT_MOST = 64, /* idle connections to one address */
 };
 static const double KEPT_SECONDS = 30;
 
 struct mg_fetch {
     unsigned magic;
-    struct mg_fetch *next, *previous;   /* in its owner's bucket */
+    struct mg_fetch *next, *previous; /* in its owner's bucket */
     struct mg_task *task;
     struct mg_arena *arena;
     struct mg_message request, response;
     struct mg_origin origin;
     struct mg_dial dial;
-    struct mg_stream *stream;           /* NULL before, and after its end */
-    struct mg_chain body;               /* the request's; kept for another try */
-    struct mg_chain in, taken;          /* the response's: what waits, and what Lua looks at */
+    struct mg_stream *stream;  /* NULL before, and after its end */
+    struct mg_chain body;      /* the request's; kept for another try */
+    struct mg_chain in, taken; /* the response's: what waits, and what Lua looks at */
     struct mg_wait wait;
-    struct mg_timeout timeout;          /* until the response's head */
+    struct mg_timeout timeout; /* until the response's head */
     const char *problem;
-    enum mg_status failed;              /* how it broke off; MG_OK if it has not */
-    bool sent, answered, whole;         /* whole: the response */
-    bool stopped;                       /* too much waits to be read */
-    bool again;                         /* this is the second try */
+    enum mg_status failed;      /* how it broke off; MG_OK if it has not */
+    bool sent, answered, whole; /* whole: the response */
+    bool stopped;               /* too much waits to be read */
+    bool again;                 /* this is the second try */
 };
 
 static struct mg_fetch *buckets[BUCKETS];
@@ -101,7 +101,7 @@ void mg_fetch_close(mg_fetch *f)
 
 void mg_fetch_end(struct mg_generation *g, struct mg_task *t)
 {
-    (void)g;                            /* a fetch never belongs to the generation itself */
+    (void)g; /* a fetch never belongs to the generation itself */
     struct mg_fetch **bucket = bucket_of(t);
 
     for (struct mg_fetch *f = t ? *bucket : NULL; f;) {
@@ -291,7 +291,7 @@ static void on_interim(struct mg_stream *s, const struct mg_message *m)
 
 static void on_room(struct mg_stream *s)
 {
-    (void)s;                            /* all of the request was queued at once */
+    (void)s; /* all of the request was queued at once */
 }
 
 static enum mg_status status_of(enum mg_why why)

@@ -13,7 +13,7 @@ struct mg_heap_segment {
 
 struct mg_heap_big {
     struct mg_heap_big *next, *previous;
-    size_t size, pad;               /* of the mapping; pad keeps blocks aligned to 16 */
+    size_t size, pad; /* of the mapping; pad keeps blocks aligned to 16 */
 };
 
 static unsigned class_of(size_t size)
@@ -114,7 +114,7 @@ void *mg_heap_change(void *heap, void *old, size_t old_size, size_t size)
 {
     struct mg_heap *h = heap;
 
-    if (!old || !old_size) {            /* old_size may hold a kind instead of a size when there is no old block */
+    if (!old || !old_size) { /* old_size may hold a kind instead of a size when there is no old block */
         old_size = 0;
         if (!size)
             return NULL;

@@ -20,46 +20,46 @@
 
 enum {
     SOCKET_MAGIC = 0x6d67736f,
-    BUCKETS = 256,                  /* of the table of owners; a power of two */
-    TRIES_MOST = 3,                 /* addresses of a name that are tried */
-    PIECE = 4096,                   /* least room for one read */
-    AHEAD_MOST = 64 * 1024,         /* read while nobody asks for it */
-    KEPT_MOST = 256 * 1024,         /* a larger buffer goes when it is empty */
-    OUT_HIGH = 256 * 1024,          /* queued: a sender must wait */
-    OUT_LOW = 64 * 1024,            /* until no more than this is left */
+    BUCKETS = 256,          /* of the table of owners; a power of two */
+    TRIES_MOST = 3,         /* addresses of a name that are tried */
+    PIECE = 4096,           /* least room for one read */
+    AHEAD_MOST = 64 * 1024, /* read while nobody asks for it */
+    KEPT_MOST = 256 * 1024, /* a larger buffer goes when it is empty */
+    OUT_HIGH = 256 * 1024,  /* queued: a sender must wait */
+    OUT_LOW = 64 * 1024,    /* until no more than this is left */
     RECEIVE_USUAL = 16 * 1024 * 1024,
     RECEIVE_MOST = 1024 * 1024 * 1024,
     PATTERN_MOST = 4096,
-    PENDING = 1,                    /* what was asked for has not arrived yet */
+    PENDING = 1, /* what was asked for has not arrived yet */
     IOVECS = 16,
 };
 
 struct mg_socket {
     unsigned magic;
-    unsigned held;                      /* functions that will still look at it */
-    struct mg_socket *next, *previous;  /* in its owner's bucket */
+    unsigned held;                     /* functions that will still look at it */
+    struct mg_socket *next, *previous; /* in its owner's bucket */
     struct mg_socket *next_dirty;
-    const void *owner;                  /* a task, or the generation */
+    const void *owner; /* a task, or the generation */
     struct mg_generation *generation;
-    struct mg_transport *transport;     /* NULL before it connects and after it broke */
+    struct mg_transport *transport; /* NULL before it connects and after it broke */
     struct mg_lookup *lookup;
-    struct mg_wait reader, writer;      /* reader: also who waits for the connection */
-    struct mg_timeout timeout;          /* the reader's */
-    struct mg_clock_queue *patience;    /* the queue of `seconds`, the last one asked for */
+    struct mg_wait reader, writer;   /* reader: also who waits for the connection */
+    struct mg_timeout timeout;       /* the reader's */
+    struct mg_clock_queue *patience; /* the queue of `seconds`, the last one asked for */
     double seconds;
 
     char *in;
     size_t in_at, in_end, in_room;
-    size_t scanned;                     /* of what is asked for: bytes without an end of it */
-    size_t most;                        /* the bound of what is asked for */
-    size_t ready_len, ready_drop;       /* what mg_socket_take will give, and take off */
+    size_t scanned;               /* of what is asked for: bytes without an end of it */
+    size_t most;                  /* the bound of what is asked for */
+    size_t ready_len, ready_drop; /* what mg_socket_take will give, and take off */
     char *pattern;
     uint32_t pattern_len;
-    uint8_t how;                        /* mg_receive */
+    uint8_t how; /* mg_receive */
     bool ready;
 
-    bool connected, ended, broken;      /* ended: the peer's side */
-    bool paused;                        /* not reading: enough lies in `in` */
+    bool connected, ended, broken; /* ended: the peer's side */
+    bool paused;                   /* not reading: enough lies in `in` */
     bool blocked, dirty, closed;
     struct mg_chain out;
     uint16_t port;
@@ -200,7 +200,7 @@ void mg_outside_end(struct mg_generation *g, struct mg_task *t)
         forget(&s->reader, t);
         forget(&s->writer, t);
         mg_socket_close(s);
-        s = *bucket;                    /* answers may have run anything */
+        s = *bucket; /* answers may have run anything */
     }
 }
 
@@ -530,7 +530,7 @@ int mg_socket_send(mg_socket *s, mg_task *t, const char *ptr, uint32_t len)
         return MG_CUT;
     mg_chain_copy(&s->out, ptr, len);
     if (s->out.failed) {
-        s->broken = true;               /* a part of it may be queued: the stream is no good any more */
+        s->broken = true; /* a part of it may be queued: the stream is no good any more */
         return MG_NO_MEMORY;
     }
     if (!s->blocked)

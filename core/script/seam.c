@@ -301,7 +301,7 @@ int mg_body_text(mg_view *v, int side, mg_slice *out)
 /* ---- Waiting. ---- */
 
 struct sleep {
-    struct mg_wait wait;            /* first */
+    struct mg_wait wait; /* first */
     struct mg_alarm *alarm;
 };
 
@@ -346,7 +346,7 @@ void mg_ticket_cancel(mg_task *t, int ticket)
 
 /* A task that Lua opened: a timer's, or of work that no exchange owns. */
 struct own_task {
-    struct mg_task task;            /* first */
+    struct mg_task task; /* first */
     struct own_task *next, *previous;
 };
 
@@ -397,7 +397,7 @@ void mg_seam_end(struct mg_generation *g)
 enum { LOOKUP_MOST = 16 };
 
 struct mg_lookup_wait {
-    struct mg_wait wait;            /* first */
+    struct mg_wait wait; /* first */
     struct mg_lookup *lookup;
     unsigned count;
     struct mg_address list[LOOKUP_MOST];
@@ -544,7 +544,7 @@ int mg_base64(const char *ptr, uint32_t len, bool url, mg_slice *out)
     if (!to)
         return MG_NO_MEMORY;
     int n = EVP_EncodeBlock((unsigned char *)to, (const unsigned char *)ptr, (int)len);
-    if (url) {                          /* RFC 4648 section 5, without padding */
+    if (url) { /* RFC 4648 section 5, without padding */
         for (int i = 0; i < n; i++)
             to[i] = to[i] == '+' ? '-' : to[i] == '/' ? '_' : to[i];
         while (n && to[n - 1] == '=')

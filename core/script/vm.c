@@ -35,19 +35,19 @@ struct wake {
 };
 
 struct vm {
-    struct mg_policy policy;            /* first: the engine sees only this */
+    struct mg_policy policy; /* first: the engine sees only this */
     struct mg_generation *generation;
-    lua_State *L;                       /* at index 1: step() */
+    lua_State *L; /* at index 1: step() */
     struct mg_heap heap;
-    bool inside;                        /* Lua is on the stack */
-    bool lost;                          /* it was left in the middle: never entered again */
-    struct mg_view **views;             /* that Lua knows, by slot */
+    bool inside;            /* Lua is on the stack */
+    bool lost;              /* it was left in the middle: never entered again */
+    struct mg_view **views; /* that Lua knows, by slot */
     uint32_t view_room;
-    struct wake *wakes;                 /* came while inside */
+    struct wake *wakes; /* came while inside */
     unsigned wake_count, wake_room;
 };
 
-enum { STEP = 1 };                      /* where step() lies on the stack */
+enum { STEP = 1 }; /* where step() lies on the stack */
 
 static struct vm *vm_of(const struct mg_generation *g)
 {
@@ -108,8 +108,8 @@ static void fail_views(struct vm *vm)
 /* Nothing of this VM may be touched again but its heap. */
 static void lose(struct vm *vm, const char *why)
 {
-    mg_log(MG_LOG_ERROR, "%s: the VM is thrown away and built anew; the exchanges that were in it are answered with 500",
-           why);
+    mg_log(MG_LOG_ERROR,
+           "%s: the VM is thrown away and built anew; the exchanges that were in it are answered with 500", why);
     vm->lost = true;
     fail_views(vm);
     mg_seam_end(vm->generation);
@@ -165,7 +165,7 @@ static int enter(struct vm *vm, int event, uint32_t a, int b, void *c)
     lua_pushinteger(L, b);
     lua_pushlightuserdata(L, c);
     int answer = call(vm);
-    if (vm->inside) {                   /* it was left */
+    if (vm->inside) { /* it was left */
         vm->inside = false;
         lose(vm, "a run of Lua took longer than cpu_budget and did not stop when it was asked to");
     }
@@ -233,7 +233,7 @@ static void vm_wake(struct mg_policy *p, int ticket, int code)
         unsigned room = vm->wake_room ? vm->wake_room * 2 : 64;
         struct wake *more = realloc(vm->wakes, room * sizeof(*more));
         if (!more)
-            return;                     /* that fiber never runs again; its exchange ends by its timeouts */
+            return; /* that fiber never runs again; its exchange ends by its timeouts */
         vm->wakes = more;
         vm->wake_room = room;
     }

@@ -56,9 +56,11 @@ int mg_channel_receive(int channel, struct mg_letter *l)
     if (!body && !(body = malloc(BODY_MOST + 1)))
         return -1;
     struct iovec v[2] = { { &head, sizeof(head) }, { body, BODY_MOST } };
+    /* clang-format off */
     struct msghdr m = {
         .msg_iov = v, .msg_iovlen = 2, .msg_control = control.bytes, .msg_controllen = sizeof(control)
     };
+    /* clang-format on */
     ssize_t n;
     do
         n = recvmsg(channel, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);

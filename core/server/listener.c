@@ -121,8 +121,8 @@ static void serve(struct mg_listener *l, struct mg_transport *t, const struct mg
 struct greeting {
     struct mg_connecting connecting; /* first */
     struct greeting *next, *previous;
-    struct mg_timeout look;             /* for a client that leaves meanwhile */
-    bool ended;                         /* it had ended its side at the last look */
+    struct mg_timeout look; /* for a client that leaves meanwhile */
+    bool ended;             /* it had ended its side at the last look */
     struct mg_listener *listener;
     struct mg_transport *transport;
     struct mg_peer_info info;

@@ -43,6 +43,7 @@ struct line {
     bool json;
 };
 
+/* clang-format off */
 static const struct option options[] = {
     { "workers", required_argument, NULL, 'w' }, { "control", required_argument, NULL, 'c' },
     { "log", required_argument, NULL, 'l' },     { "error-log", required_argument, NULL, 'e' },
@@ -50,6 +51,7 @@ static const struct option options[] = {
     { "watch", no_argument, NULL, 'W' },         { "help", no_argument, NULL, 'h' },
     { "version", no_argument, NULL, 'v' },       { 0 },
 };
+/* clang-format on */
 
 static int misuse(const char *what, const char *value)
 {

@@ -178,7 +178,7 @@ static void what_is_larger_than_a_chunk_has_its_own(void)
     char *large = mg_arena_zeroed(a, 100000);
     char *after = mg_arena_take(a, 16);
     assert(large && large[0] == 0 && large[99999] == 0);
-    assert(after == before + 16);       /* the small chunk goes on being used */
+    assert(after == before + 16); /* the small chunk goes on being used */
     assert(mg_arena_live() == 2);
     mg_arena_free(a);
     assert(mg_arena_live() == 0);
@@ -375,7 +375,7 @@ static void timeouts_fire_in_the_order_of_their_deadlines(void)
     mg_timeout_set(&timeouts[2], mg_clock_queue(0.02));
     mg_timeout_set(&timeouts[3], mg_clock_queue(0.01));
     double start = mg_clock_now();
-    ev_run(loop, 0);                    /* ends because nothing keeps it awake */
+    ev_run(loop, 0); /* ends because nothing keeps it awake */
     assert(strcmp(fired, "bdca") == 0);
     assert(mg_clock_now() - start >= 0.03 && mg_clock_now() - start < 5);
     assert(mg_clock_queue(0.01) == mg_clock_queue(0.01) && !mg_clock_queue(0) && !mg_clock_queue(-1));
@@ -391,7 +391,7 @@ static void a_moved_timeout_fires_once_and_a_cleared_one_never(void)
     mg_timeout_set(&timeouts[1], mg_clock_queue(0.01));
     mg_timeout_set(&timeouts[2], mg_clock_queue(0.01));
     mg_timeout_set(&timeouts[3], mg_clock_queue(0.01));
-    mg_timeout_set(&timeouts[0], mg_clock_queue(0.01));     /* to the end of its queue */
+    mg_timeout_set(&timeouts[0], mg_clock_queue(0.01)); /* to the end of its queue */
     mg_timeout_set(&timeouts[1], mg_clock_queue(0.02));
     mg_timeout_clear(&timeouts[2]);
     mg_timeout_set(&timeouts[3], NULL);
@@ -436,7 +436,7 @@ static void an_alarm_fires_once_and_not_too_early(void)
 {
     struct ev_loop *loop = ev_loop_new(0);
     begin(loop);
-    usleep(20000);                      /* a long turn must not count as waiting */
+    usleep(20000); /* a long turn must not count as waiting */
     struct timespec before, after;
     clock_gettime(CLOCK_MONOTONIC, &before);
     mg_alarm_new(0.02, stop_loop, loop);
@@ -531,7 +531,9 @@ static void levels_have_names(void)
     assert(!mg_log_level_named(of("loud"), &level));
 }
 
+/* clang-format off */
 #define PROMISE(name) { #name, name }
+/* clang-format on */
 
 static const struct {
     const char *sentence;

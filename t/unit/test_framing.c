@@ -303,7 +303,9 @@ static void plain_bodies(void)
     assert(mg_framing_take(&f, &limits, "hello", 5, &used, &piece, &why) == MG_OK && used == 5 && !f.whole);
 }
 
+/* clang-format off */
 #define PROMISE(function, sentence) (function(), puts("ok " sentence))
+/* clang-format on */
 
 int main(void)
 {

@@ -1,4 +1,5 @@
-/* test_generations.c - core/script/vm: a script is loaded, runs and is closed again and again, and nothing of it stays. */
+/* test_generations.c - core/script/vm: a script is loaded, runs and is closed again and again, and nothing of it stays.
+ * */
 #undef NDEBUG
 #include <assert.h>
 #include <malloc.h>
@@ -27,7 +28,8 @@ static const char script[] =
     "gate.every(60, function() gate.sleep(1) end)\n"
     "gate.after(60, function() end)\n"
     "for i = 1, 200 do\n"
-    "  gate.route { '/things/' .. i .. '/:id', upstream = app, policies = { function(req, next) return next(req) end } }\n"
+    "  gate.route { '/things/' .. i .. '/:id', upstream = app,\n"
+    "    policies = { function(req, next) return next(req) end } }\n"
     "end\n"
     "gate.route { '/*', handler = function(req) return 200, { json = true } end }\n";
 

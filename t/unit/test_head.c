@@ -298,7 +298,9 @@ static void written_as_read(void)
     assert(mg_head_write_response(out, &m) == out + sizeof(answer) - 1 && memcmp(out, answer, sizeof(answer) - 1) == 0);
 }
 
+/* clang-format off */
 #define PROMISE(function, sentence) (function(), puts("ok " sentence))
+/* clang-format on */
 
 int main(void)
 {

@@ -220,7 +220,9 @@ static void methods_and_reasons(void)
     assert(!mg_method_is_idempotent(MG_LIT("get")) && !mg_method_is_idempotent(MG_LIT("CONNECT")));
 }
 
+/* clang-format off */
 #define PROMISE(function, sentence) (function(), puts("ok " sentence))
+/* clang-format on */
 
 int main(void)
 {

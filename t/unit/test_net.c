@@ -34,8 +34,8 @@ static bool reads_back(const char *text, const char *printed)
     if (!mg_address_parse(of(text), &a))
         return false;
     size_t n = mg_address_print(&a, to);
-    return n == strlen(printed) && memcmp(to, printed, n) == 0 &&
-           mg_address_parse((mg_slice){ to, (uint32_t)n }, &b) && mg_address_equal(&a, &b);
+    return n == strlen(printed) && memcmp(to, printed, n) == 0 && mg_address_parse((mg_slice){ to, (uint32_t)n }, &b) &&
+           mg_address_equal(&a, &b);
 }
 
 static void addresses_are_printed_as_they_are_parsed(void)
@@ -54,9 +54,11 @@ static void addresses_are_printed_as_they_are_parsed(void)
 static void what_is_no_address_is_refused(void)
 {
     struct mg_address a;
+    /* clang-format off */
     const char *bad[] = { "", ":", "80", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1: 80",
                           "127.0.0:80", "127.0.0.01.2:80", "::1:80", "::1", "[::1]", "[::1:80", "::1]:80", "[]:80",
                           "[127.0.0.1]:80", "[::g]:80", "localhost:80", "unix:", "unix:@", "[fe80::1%nosuch]:80" };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         assert(!mg_address_parse(of(bad[i]), &a));
 
@@ -133,7 +135,7 @@ static void endpoints_show_mapped_addresses_as_ipv4(void)
 
 /* ---- transports ---- */
 
-static char seen[128];          /* what happened, a letter each */
+static char seen[128]; /* what happened, a letter each */
 static int connect_error;
 static unsigned afters;
 
@@ -300,7 +302,7 @@ static void a_transport_may_be_closed_by_its_own_event(void)
     assert(write(other, "x", 1) == 1);
     while (!strchr(seen, 'x'))
         run(5);
-    assert(mg_transport_live() == 0 && read(other, &byte, 1) < 0 && errno == ECONNRESET);    /* x was not read */
+    assert(mg_transport_live() == 0 && read(other, &byte, 1) < 0 && errno == ECONNRESET); /* x was not read */
     close(other);
 }
 
@@ -354,7 +356,7 @@ static void a_refused_connection_is_told_from_the_loop_too(void)
     t->ops->close(t, false);
 
     t = mg_transport_connect(&at, &events, NULL);
-    t->ops->close(t, false);            /* cancelled: nothing comes */
+    t->ops->close(t, false); /* cancelled: nothing comes */
     run(0.02);
     assert(strcmp(seen, "cc!") == 0 && mg_transport_live() == 0);
 }
@@ -379,7 +381,7 @@ static void on_question(struct ev_loop *l, ev_io *w, int unused)
     ssize_t n = recvfrom(w->fd, p, sizeof(p) - 16, 0, (struct sockaddr *)&from, &len);
     assert(n > 16);
 
-    size_t end = 12;                    /* of the question */
+    size_t end = 12; /* of the question */
     while (p[end] != 0)
         end += p[end] + 1u;
     end += 5;
@@ -428,7 +430,7 @@ static void stop_server(void)
 }
 
 static char last_problem[128];
-static uint8_t found;           /* the last octet of the first address */
+static uint8_t found; /* the last octet of the first address */
 
 static void on_found(void *owner, const struct mg_address *list, unsigned count, const char *problem)
 {
@@ -543,7 +545,7 @@ static void an_answer_holds_for_its_ttl(void)
     assert(look_up("origin.test") == 1);
     sleep_for(1.1);
     assert(look_up("origin.test") == 2);
-    manner = NO_SUCH_NAME;              /* the servers have spoken: the old answer is void */
+    manner = NO_SUCH_NAME; /* the servers have spoken: the old answer is void */
     sleep_for(1.1);
     assert(look_up("origin.test") == 0);
     stop_server();
@@ -561,12 +563,12 @@ static void the_last_good_answer_outlives_its_servers(void)
     manner = SILENT;
     sleep_for(1.1);
     unsigned asked = questions;
-    assert(kept("origin.test", &l) == 1 && !l);     /* at once, and asked again behind the scenes */
+    assert(kept("origin.test", &l) == 1 && !l); /* at once, and asked again behind the scenes */
     sleep_for(0.05);
     assert(questions == asked + 1);
     manner = GOOD;
     last_octet = 3;
-    sleep_for(3);                                   /* c-ares tries once more */
+    sleep_for(3); /* c-ares tries once more */
     sleep_for(0);
     assert(look_up("origin.test") == 3);
     stop_server();
@@ -623,7 +625,9 @@ static void no_more_names_are_kept_than_4096(void)
     stop_server();
 }
 
+/* clang-format off */
 #define PROMISE(name) { #name, name }
+/* clang-format on */
 
 static const struct {
     const char *sentence;

@@ -113,8 +113,10 @@ static void serve_line(int fd, const char *line, int served)
     } else if (strstr(line, "GET /silent") || strstr(line, "silent\n")) {
         pause();
     } else if (strstr(line, " /")) {
-        snprintf(text, sizeof(text), "HTTP/1.1 200 OK\r\nServed: %d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
-                 "3\r\ndef\r\n0\r\n\r\n", served);
+        snprintf(text, sizeof(text),
+                 "HTTP/1.1 200 OK\r\nServed: %d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+                 "3\r\ndef\r\n0\r\n\r\n",
+                 served);
         say(fd, text);
     } else if (strstr(line, "bye")) {
         say(fd, "good bye, unfinished");
@@ -164,7 +166,7 @@ static pid_t start_server(void)
     port = ntohs(a.sin_port);
     pid_t child = fork();
     if (child) {
-        setpgid(child, child);          /* so that its children end with it */
+        setpgid(child, child); /* so that its children end with it */
         close(fd);
         return child;
     }
@@ -377,7 +379,7 @@ static void a_stale_connection_is_not_noticed(void)
         assert(await(mg_fetch_send(f, "", 0, 5)) == MG_OK);
         assert(read_all(f, &code) == 2);
         mg_fetch_close(f);
-        usleep(20000);                  /* the server's end arrives, and the loop has not seen it */
+        usleep(20000); /* the server's end arrives, and the loop has not seen it */
         f = fetch(i == 1 ? "POST" : "GET", "/");
         assert(await(mg_fetch_send(f, "", 0, 5)) == MG_OK);
         assert(read_all(f, &code) == 6);
@@ -483,7 +485,9 @@ static const struct {
     void (*test)(void);
     const char *sentence;
 } promises[] = {
+/* clang-format off */
 #define PROMISE(name) { name, #name }
+    /* clang-format on */
     PROMISE(a_socket_sends_and_receives_lines),
     PROMISE(a_socket_receives_by_count_and_pattern),
     PROMISE(what_a_peer_said_before_it_closed_is_kept),

@@ -70,7 +70,7 @@ static void weights_are_mixed_smoothly(void)
     add(u, "10.0.0.1:1", 5), add(u, "10.0.0.1:2", 1), add(u, "10.0.0.1:3", 1);
     picks(u, 14, got);
 
-    assert(strcmp(got, "11213111121311") == 0);        /* as nginx does it */
+    assert(strcmp(got, "11213111121311") == 0); /* as nginx does it */
     mg_upstream_free(u);
 }
 
@@ -316,8 +316,10 @@ static void health_seen_by_another_worker_changes_the_version(void)
 
 static void a_bad_peer_is_refused_in_words(void)
 {
+    /* clang-format off */
     static const char *const bad[] = { "", "10.0.0.1", "10.0.0.1:0", "10.0.0.1:70000", ":80", "*:80", "a b:80", "unix:",
                                        "x/y:80", "[::1", "http://a:80" };
+    /* clang-format on */
     struct mg_upstream *u = upstream("bad", (mg_upstream_spec){ 0 });
     const char *problem;
 
@@ -370,7 +372,9 @@ static const struct {
     void (*test)(void);
     const char *sentence;
 } promises[] = {
+/* clang-format off */
 #define PROMISE(name) { name, #name }
+    /* clang-format on */
     PROMISE(weights_are_mixed_smoothly),
     PROMISE(fractions_are_weights_too),
     PROMISE(very_different_weights_all_get_a_turn),

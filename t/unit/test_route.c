@@ -165,11 +165,13 @@ static void the_asterisk(void)
 
 static void bad_patterns(void)
 {
+    /* clang-format off */
     static const char *const bad[] = {
         "",     "example.com", "users", "a:80/", "*/x",   "*.com.*/x", "a*b.com/",  "*.*.com/",
         "*./x", "a b/",        "/a*",   "/*/a",  "/a/**", "/:",        "/:a-b",     "/:a/:a",
         "/./a", "/a/..",       "/a?b",  "/a#b",  "**",    "[::1/x",    "http://a/", "u@a/",
     };
+    /* clang-format on */
 
     begin();
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
@@ -261,8 +263,10 @@ static int draw_path(char *to, size_t cap, bool pattern)
 
 static const char *draw_host(bool pattern)
 {
+    /* clang-format off */
     static const char *const hosts[] = { "",      "a.com",   "b.com",     "x.a.com", "y.x.a.com", "z.b.com",
                                          "c.org", "*.a.com", "*.x.a.com", "*.com",   "*.b.com" };
+    /* clang-format on */
 
     return hosts[draw(pattern ? 11 : 7)];
 }
@@ -393,7 +397,9 @@ static void a_long_path_costs_no_stack(void)
     assert(find(host, path) == 0 && match.params[0].len == sizeof(path) - 2);
 }
 
+/* clang-format off */
 #define PROMISE(function, sentence) (function(), puts("ok " sentence))
+/* clang-format on */
 
 int main(void)
 {

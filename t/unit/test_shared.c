@@ -324,7 +324,9 @@ static const struct {
     void (*test)(void);
     const char *sentence;
 } promises[] = {
+/* clang-format off */
 #define PROMISE(name) { name, #name }
+    /* clang-format on */
     PROMISE(a_place_is_the_same_for_everybody_who_names_it),
     PROMISE(a_place_of_another_size_is_refused),
     PROMISE(a_place_that_does_not_fit_is_refused),

@@ -26,11 +26,13 @@ static void origin_form(void)
     assert(parses("GET", "//a//") && is(t.path, "//a//"));
     assert(parses("GET", "/-._~!$&'()*+,;=:@%aF"));
 
+    /* clang-format off */
     static const char *const bad[] = {
         "",     "a",     "?",   "/#",   "/a#b",  "/a?b#c", "/%",    "/%a", "/%ag", "/%%41",
         "/a?%", "/a?%4", "/\"", "/<",   "/>",    "/\\",    "/\x80", "/a b", "/\x7f", "*",
         "*a",   "/a?\x01",
     };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
         assert(!parses("GET", bad[i]));
 }
@@ -55,11 +57,13 @@ static void absolute_form(void)
     assert(parses("OPTIONS", "http://a") && is(t.path, "*") && t.form == MG_TARGET_ABSOLUTE);
     assert(parses("OPTIONS", "http://a/") && is(t.path, "/"));
 
+    /* clang-format off */
     static const char *const bad[] = {
         "http:",       "http:/a",       "http://",      "http:///a",       "http://?a",   "ftp://a/",
         "http://a@b/", "http://a:b@c/", "http://a:x/",  "http://a:65536/", "http://a b/", "http://a/#b",
         "http://a#b",  "https//a",      "http://[::1/", "http://:80/",
     };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++)
         assert(!parses("GET", bad[i]));
 }
@@ -194,7 +198,9 @@ static void paths_are_encoded(void)
     assert(mg_query_is_valid(MG_LIT("")) && mg_query_is_valid(MG_LIT("a?/b")) && !mg_query_is_valid(MG_LIT("a#")));
 }
 
+/* clang-format off */
 #define PROMISE(function, sentence) (function(), puts("ok " sentence))
+/* clang-format on */
 
 int main(void)
 {
