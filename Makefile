@@ -1,9 +1,11 @@
-# Moongate's build. `make help` lists the targets; SANITIZE=1 and COVERAGE=1 build the same into folders of their own.
+# Moongate's build. `make help` lists the targets; SANITIZE=1 and COVERAGE=1 build the same into folders of
+# their own; V=1 shows the commands.
 
 PREFIX   ?= /usr/local
 OPTIMISE ?= $(if $(SANITIZE),-O1,-O2) -g
 BUILD    := build$(if $(SANITIZE),/sanitize)$(if $(COVERAGE),/coverage)
 T        ?= t
+Q        := $(if $(V),,@)
 ifeq ($(origin CC),default)
 CC := gcc
 endif
@@ -50,19 +52,21 @@ all: $(BUILD)/moongate
 
 # The objects themselves, no archive: FFI and require look symbols up by name, so all of them must be there.
 $(BUILD)/moongate: $(OBJ) $(EMBEDDED) Makefile
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) $(EMBEDDED) $(LDLIBS)
+	@echo "link $@"
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) $(EMBEDDED) $(LDLIBS)
 $(BUILD)/libmoongate.a: $(filter-out %/main.o,$(OBJ)) $(BUILD)/seam_text.o
 	@rm -f $@
 	$(AR) rcs $@ $^
 $(BUILD)/core/%.o: core/%.c | $(BUILD)/found
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+	@echo "cc $<"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 -include $(OBJ:.o=.d)
 
 # Bytecode with line numbers; compiled inside lua/, so that a traceback says moongate/fiber.lua.
 $(BUILD)/lua/%.o: lua/%.lua | $(BUILD)/found
 	@mkdir -p $(@D)
-	cd lua && luajit -b -g -t o -n $(subst /,.,$(*:%/init=%)) $*.lua $(abspath $@)
+	$(Q)cd lua && luajit -b -g -t o -n $(subst /,.,$(*:%/init=%)) $*.lua $(abspath $@)
 # seam.h as LuaJIT's ffi.cdef reads it: slice.h in front, no preprocessor lines.
 $(BUILD)/seam_text.c: include/slice.h include/seam.h
 	@mkdir -p $(@D)
