@@ -22,5 +22,7 @@ void mg_budget_learn(void);
 
 /* As lua_pcall without a handler. MG_BUDGET_LEFT: the VM is lost; only its heap may be freed. */
 int mg_budget_call(struct lua_State *L, int arguments, int results);
+/* The same of lua_resume. */
+int mg_budget_resume(struct lua_State *co, int arguments);
 /* Milliseconds of CPU that a run may take. */
 unsigned mg_budget_allowed(void);

@@ -32,22 +32,30 @@ enum mg_status {
     MG_NO_PEER = -12,      /* no peer is left to try */
 };
 
-/* What the core calls the runtime's one function with: step(event, a, b, c) -> number.
- *   ENTER    slot, phase, view*       1: still at work (mg_phase_done comes later), 0: done
+/* A phase is entered by calling its work(slot, view*), a function in the table that moongate.works hands out, in the
+ * coroutine works[0] (lua/moongate/works.lua). When it has returned the phase is done; that of MG_PHASE_LOG may return
+ * true: the exchange is over for Lua, and FINISH would tell it nothing.
+ *
+ * For everything else the core calls the runtime's one function: step(event, a, b, c) -> number.
+ *   WAITS    slot, phase              that work has yielded. 1: mg_phase_done comes later; below 0: the phase failed
+ *   THREW    slot, phase, problem     that work has thrown. 0; or below 0: nobody has said mg_phase_failed
+ *   SETTLE   0                        works have set mg_lua_counts.settled: fibers wait for their turn
  *   WAKE     ticket, code
  *   FINISH   slot                     the exchange is over; its view dies
- *   GONE     slot                     the client has left: fibers of the exchange that wait in Lua alone (for each
- *   other) get the
- *                                     same error as those whose tickets were answered MG_GONE; the log phase still
- *                                     comes
- *   CONNECT  slot, 0, connection*     as ENTER; slots of connections are their own numbers
+ *   GONE     slot                     the client has left: fibers of the exchange that wait in Lua alone (for
+ *                                     each other) get the same error as those whose tickets were answered
+ *                                     MG_GONE; the log phase still comes
+ *   CONNECT  slot, 0, connection*     1: still at work (mg_connect_done comes later), 0: done; slots of
+ *                                     connections are their own numbers
  *   CLOSED   slot                     the connection's view dies
  *   INIT     0                        run the init hooks; 1: still at work, mg_generation_ready follows
  *   START    0                        the generation is in force: timers begin
  *   EXIT     0                        run the exit hooks, which can't wait
  */
 enum mg_event {
-    MG_EVENT_ENTER,
+    MG_EVENT_WAITS,
+    MG_EVENT_THREW,
+    MG_EVENT_SETTLE,
     MG_EVENT_WAKE,
     MG_EVENT_FINISH,
     MG_EVENT_CONNECT,
@@ -160,7 +168,7 @@ int mg_view_set_upstream(mg_view *x, mg_upstream *u);
 /* From now on this exchange's bodies pass through Lua: MG_PHASE_REQUEST_BODY or _RESPONSE_BODY. */
 int mg_view_want(mg_view *x, int phase);
 
-/* A phase that had answered ENTER with 1 is done now. The core goes on after step() has returned. */
+/* A phase that had answered WAITS with 1 is done now. The core goes on after step() has returned. */
 void mg_phase_done(mg_view *x, int phase);
 /* A hook of this phase threw: the exchange is answered with 500 (or cut, if its head has gone out). */
 void mg_phase_failed(mg_view *x, int phase);
@@ -432,5 +440,6 @@ int mg_unbase64(const char *ptr, uint32_t len, mg_slice *out);
 /* What Lua has open, counted by Lua itself in place: for the question what is left open. */
 typedef struct mg_lua_counts {
     int32_t fibers, requests;
+    int32_t settled; /* not 0: MG_EVENT_SETTLE is wanted */
 } mg_lua_counts;
 mg_lua_counts *mg_lua_count(mg_generation *g);

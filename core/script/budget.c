@@ -125,3 +125,16 @@ int mg_budget_call(lua_State *L, int arguments, int results)
     began = -1;
     return failed;
 }
+
+int mg_budget_resume(lua_State *co, int arguments)
+{
+    running = co;
+    if (sigsetjmp(way_out, 0)) {
+        began = -1;
+        return MG_BUDGET_LEFT;
+    }
+    began = ticks;
+    int status = lua_resume(co, arguments);
+    began = -1;
+    return status;
+}

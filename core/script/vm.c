@@ -1,8 +1,10 @@
 /* vm.c - owns a Lua VM: loads the user's script in it, enters it, bounds it.
  *
- * The only file that includes lua.h. Lua is entered through one function of
- * the runtime, step(event, a, b, c), which lies at the bottom of the stack;
- * seam.h says what the events are. While Lua runs the engine does not: what
+ * The only file that includes lua.h. Lua is entered in two ways, and seam.h
+ * says how: a phase by its own work, in the coroutine that lies ready for it,
+ * as that happens several times a request; everything else by one function of
+ * the runtime, step(event, a, b, c). It and the table of works lie at the
+ * bottom of the stack. While Lua runs the engine does not: what
  * the seam was asked for, and wakes that came meanwhile, follow when it has
  * returned. */
 #include "vm.h"
@@ -37,7 +39,8 @@ struct wake {
 struct vm {
     struct mg_policy policy; /* first: the engine sees only this */
     struct mg_generation *generation;
-    lua_State *L; /* at index 1: step() */
+    lua_State *L;     /* STEP and WORKS lie on its stack */
+    lua_State *ready; /* works[0]: where the next phase runs */
     struct mg_heap heap;
     bool inside;            /* Lua is on the stack */
     bool lost;              /* it was left in the middle: never entered again */
@@ -47,7 +50,9 @@ struct vm {
     unsigned wake_count, wake_room;
 };
 
-enum { STEP = 1 }; /* where step() lies on the stack */
+enum { STEP = 1, WORKS = 2 }; /* where they lie on the stack */
+enum { WORKS_OF_READY = 1 };  /* and the works on that of the ready coroutine, below the one that runs */
+enum { GC_PAUSE = 300 };      /* percent of what is in use at which the next collection begins; LuaJIT's own is 200 */
 
 static struct vm *vm_of(const struct mg_generation *g)
 {
@@ -117,6 +122,12 @@ static void lose(struct vm *vm, const char *why)
     vm->L = NULL;
 }
 
+static void lose_to_budget(struct vm *vm)
+{
+    vm->inside = false;
+    lose(vm, "a run of Lua took longer than cpu_budget and did not stop when it was asked to");
+}
+
 /* LuaJIT does not collect when its allocator refuses: near the limit that is done here. A VM whose memory is still
  * nearly all in use is no good to anybody. */
 static void relieve(struct vm *vm)
@@ -129,19 +140,23 @@ static void relieve(struct vm *vm)
     lose(vm, "Lua holds nearly all of memory_limit, and a collection freed too little");
 }
 
+/* Calls step, on the stack with its arguments. What a policy throws is caught in Lua; an error here is the runtime's
+ * own, or there was no memory to catch it. */
 static int call(struct vm *vm)
 {
     lua_State *L = vm->L;
     int failed = mg_budget_call(L, 4, 1);
 
-    if (failed == MG_BUDGET_LEFT)
+    if (failed == MG_BUDGET_LEFT) {
+        lose_to_budget(vm);
         return -1;
+    }
     int answer = -1;
     if (failed)
         mg_log(MG_LOG_ERROR, "lua: %s", lua_tostring(L, -1));
     else
         answer = (int)lua_tointeger(L, -1);
-    lua_settop(L, STEP);
+    lua_settop(L, WORKS);
     vm->inside = false;
     if (failed)
         lose(vm, "the runtime of Lua failed and can't be trusted any more");
@@ -150,7 +165,6 @@ static int call(struct vm *vm)
     return answer;
 }
 
-/* What a policy throws is caught in Lua; an error here is the runtime's own, or there was no memory to catch it. */
 static int enter(struct vm *vm, int event, uint32_t a, int b, void *c)
 {
     lua_State *L = vm->L;
@@ -163,13 +177,85 @@ static int enter(struct vm *vm, int event, uint32_t a, int b, void *c)
     lua_pushinteger(L, event);
     lua_pushinteger(L, (lua_Integer)a);
     lua_pushinteger(L, b);
-    lua_pushlightuserdata(L, c);
-    int answer = call(vm);
-    if (vm->inside) { /* it was left */
-        vm->inside = false;
-        lose(vm, "a run of Lua took longer than cpu_budget and did not stop when it was asked to");
+    lua_pushnumber(L, (lua_Number)(uintptr_t)c);
+    return call(vm);
+}
+
+/* ---- Entering a phase. ---- */
+
+static void learn_ready(struct vm *vm)
+{
+    lua_rawgeti(vm->L, WORKS, 0);
+    vm->ready = lua_tothread(vm->L, -1);
+    lua_settop(vm->ready, 0);
+    lua_pushvalue(vm->L, WORKS);
+    lua_xmove(vm->L, vm->ready, 1);
+    lua_settop(vm->L, WORKS);
+}
+
+/* The work in the ready coroutine waits, or has failed with what is on top of its stack. */
+static int part(struct vm *vm, const struct mg_view *x, enum mg_phase phase, bool waits)
+{
+    lua_State *L = vm->L;
+
+    lua_pushvalue(L, STEP);
+    lua_pushinteger(L, waits ? MG_EVENT_WAITS : MG_EVENT_THREW);
+    lua_pushinteger(L, (lua_Integer)x->slot);
+    lua_pushinteger(L, (int)phase);
+    if (waits) {
+        lua_settop(vm->ready, 0);
+        lua_pushnil(L);
+    } else {
+        lua_xmove(vm->ready, L, 1);
     }
+    int answer = call(vm);
+    if (!vm->lost)
+        learn_ready(vm);
     return answer;
+}
+
+/* The work that moongate.works numbers so, on the ready coroutine's stack. */
+static int push_work(lua_State *co, const struct mg_view *x, enum mg_phase phase)
+{
+    int arguments = 2;
+
+    lua_rawgeti(co, WORKS_OF_READY, (x->route + 1) * 16 + (int)phase + 1);
+    if (lua_isnil(co, -1)) {
+        lua_pop(co, 1);
+        lua_getfield(co, WORKS_OF_READY, "first");
+        arguments = 3;
+    }
+    lua_pushinteger(co, (lua_Integer)x->slot);
+    lua_pushnumber(co, (lua_Number)(uintptr_t)x);
+    if (arguments == 3)
+        lua_pushinteger(co, (int)phase);
+    return arguments;
+}
+
+static int enter_phase(struct vm *vm, struct mg_view *x, enum mg_phase phase)
+{
+    assert(!vm->inside);
+    if (vm->lost)
+        return -1;
+    vm->inside = true;
+    int status = mg_budget_resume(vm->ready, push_work(vm->ready, x, phase));
+    if (status == MG_BUDGET_LEFT) {
+        lose_to_budget(vm);
+        return -1;
+    }
+    if (status)
+        return part(vm, x, phase, status == LUA_YIELD);
+    if (lua_gettop(vm->ready) > WORKS_OF_READY) {
+        if (phase == MG_PHASE_LOG && lua_toboolean(vm->ready, -1))
+            vm->views[x->slot] = NULL;
+        lua_settop(vm->ready, WORKS_OF_READY);
+    }
+    vm->inside = false;
+    if (vm->generation->lua.settled)
+        enter(vm, MG_EVENT_SETTLE, 0, 0, NULL);
+    else
+        relieve(vm);
+    return 0;
 }
 
 static void deliver_wakes(struct vm *vm)
@@ -201,7 +287,7 @@ static enum mg_next vm_enter(struct mg_policy *p, struct mg_view *x, enum mg_pha
     struct vm *vm = (struct vm *)p;
 
     MG_EXCHANGE_OF(x)->scripted = true;
-    int answer = !know(vm, x) ? -1 : enter(vm, MG_EVENT_ENTER, x->slot, (int)phase, x);
+    int answer = !know(vm, x) ? -1 : enter_phase(vm, x, phase);
     if (answer < 0)
         mg_phase_failed(x, (int)phase);
     settle(vm);
@@ -252,8 +338,9 @@ static void vm_finish(struct mg_policy *p, struct mg_view *x)
 
     mg_outside_end(vm->generation, x->task);
     mg_fetch_end(vm->generation, x->task);
-    if (x->slot < vm->view_room)
-        vm->views[x->slot] = NULL;
+    if (x->slot >= vm->view_room || !vm->views[x->slot])
+        return;
+    vm->views[x->slot] = NULL;
     enter(vm, MG_EVENT_FINISH, x->slot, 0, NULL);
     settle(vm);
 }
@@ -332,15 +419,17 @@ static int load(struct vm *vm, const char *script)
     lua_State *L = vm->L;
 
     luaL_openlibs(L);
+    lua_gc(L, LUA_GCSETPAUSE, GC_PAUSE);
     lua_pushstring(L, mg_seam_text);
     lua_setglobal(L, "MG_SEAM");
     lua_pushlightuserdata(L, vm->generation);
     lua_setglobal(L, "MG_GENERATION");
     set_module_path(L, script);
     lua_settop(L, 0);
-    if (require(L, "moongate.step"))
+    if (require(L, "moongate.step") || require(L, "moongate.works"))
         return -1;
-    assert(lua_gettop(L) == STEP);
+    assert(lua_gettop(L) == WORKS);
+    learn_ready(vm);
     if (luaL_loadfile(L, script) || run_explained(L, NULL))
         return -1;
     return require(L, "moongate.finish") || run_explained(L, script) ? -1 : 0;
@@ -382,7 +471,7 @@ enum mg_status mg_vm_load(struct mg_generation *g, const char *script, mg_slice 
         close_vm(vm);
         return MG_MALFORMED;
     }
-    lua_settop(vm->L, STEP);
+    lua_settop(vm->L, WORKS);
     mg_budget_learn();
     vm->heap.most = (size_t)g->settings.memory_limit;
     g->policy = &vm->policy;
@@ -409,8 +498,7 @@ void mg_vm_close(struct mg_generation *g)
 {
     struct vm *vm = vm_of(g);
 
-    if (g->use_wants & MG_USE_EXIT)
-        enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
+    enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
     mg_seam_end(g);
     g->policy = NULL;
     close_vm(vm);
@@ -422,7 +510,7 @@ void mg_vm_check(struct mg_generation *g)
 
     if (require(L, "moongate.check") || run_explained(L, NULL))
         fprintf(stderr, "moongate: check: %s\n", lua_tostring(L, -1));
-    lua_settop(L, STEP);
+    lua_settop(L, WORKS);
 }
 
 double mg_vm_memory(const struct mg_generation *g)

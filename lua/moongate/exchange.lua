@@ -10,15 +10,10 @@ local state = require "moongate.state"
 
 local exchange = {}
 
-local view_pointer, uintptr = ffi.typeof "mg_view *", ffi.typeof "uintptr_t"
+local view_pointer = ffi.typeof "mg_view *"
 local live = {}         -- slot -> record, false when it is over
 local free, used = {}, 0
 local counts
-
--- The core gives pointers as numbers, which are exact below 2 ^ 53 and need no conversion that LuaJIT can't compile.
-local function address_of(pointer)
-  return ffi.cast(uintptr, pointer)
-end
 
 exchange.live = live
 
@@ -35,7 +30,6 @@ local function new_record()
     headers = false,    -- of req
     res = false,        -- of the response that stands now
     route = false,      -- state.routes' entry, once routed
-    works = false,      -- by phase
     reached = 0,        -- handle hooks: the deepest layer that has begun
     responded = false,  -- the response hooks have run
     producer = false,   -- function that makes the answer's body
@@ -45,9 +39,10 @@ local function new_record()
   }
 end
 
---- The record of an exchange that begins, with this ENTER.
----@param works table its works by phase, until it has a route
-function exchange.open(slot, pointer, works)
+-- The core gives the view's address as a number: what LuaJIT has for a pointer can't be cast in compiled code.
+
+--- The record of an exchange that begins, with this phase.
+function exchange.open(slot, pointer)
   local x = free[used]
   if x then
     free[used] = nil
@@ -56,11 +51,20 @@ function exchange.open(slot, pointer, works)
     x = new_record()
   end
   live[slot] = x
-  x.works = works
-  x.view = ffi.cast(view_pointer, address_of(pointer))
+  x.view = ffi.cast(view_pointer, pointer)
   counts = counts or C.mg_lua_count(state.generation)
   counts.requests = counts.requests + 1
   return x
+end
+
+--- What works begin with: the record, which the running fiber works for, and that fiber.
+---@param route? table once it is known
+---@return table x, table f
+function exchange.begin(slot, pointer, route)
+  local x, f = live[slot] or exchange.open(slot, pointer), fiber.current()
+  f.owner = x
+  if route then x.route = route end
+  return x, f
 end
 
 --- The route's entry in state.routes. Only after routing.
@@ -91,7 +95,7 @@ function exchange.drop_opened(owner)
   owner.opened = false
 end
 
---- The exchange of this slot is over.
+--- The exchange of this slot is over; true if nothing is left of it.
 function exchange.close(slot)
   local x = live[slot]
   if not x then return end
@@ -107,15 +111,16 @@ function exchange.close(slot)
   end
   if x.opened then exchange.drop_opened(x) end
   x.view = false
-  x.route, x.works, x.reached, x.responded, x.producer, x.filters = false, false, 0, false, false, false
+  x.route, x.reached, x.responded, x.producer, x.filters = false, 0, false, false, false
   x.ctx, x.args, x.params, x.cookies, x.query = false, false, false, false, false
   counts.requests = counts.requests - 1
   if x.fibers then
     fiber.cancel_all(x)
-    return        -- its fibers unwind with this record, so it is not used again
+    return false  -- its fibers unwind with this record, so it is not used again
   end
   used = used + 1
   free[used] = x
+  return true
 end
 
 return exchange

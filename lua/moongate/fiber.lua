@@ -6,14 +6,17 @@
 -- the library resumes or yields. Fibers that were settled run when the one at
 -- work has stopped, never inside it.
 --
--- What the core enters most, a hook that does not wait, must cost little: see
--- fiber.stepper. What resumes and yields is kept out of the compiler, which would
+-- What the core enters most, a hook that does not wait, must cost little: vm.c
+-- calls the work of a phase right in the coroutine of the fiber that lies ready
+-- (works[0]), and only if it waits or fails the core says so here (fiber.part).
+-- What resumes and yields is kept out of the compiler, which would
 -- make traces of it that cost more than the interpreter; the work itself is compiled.
 --
 -- An owner is what a fiber works for: an exchange, a connection, a timer. It is
 -- a table with task() and, while some of its fibers wait, a list of them.
 local C = require "moongate.seam"
 local state = require "moongate.state"
+local works = require "moongate.works"
 local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
 local traceback = debug.traceback
 
@@ -32,10 +35,11 @@ fiber.gone = gone
 
 local current           -- the fiber that runs; between two events, the one that the next phase will run in
 local waiting = {}      -- ticket -> fiber
-local pool, pooled = {}, 0
+local pool, pooled = {}, 0             -- whose coroutines run serve
+local bare, bared = {}, 0               -- whose coroutines run what vm.c calls in them
 local ready, values, first, last = {}, {}, 1, 0    -- settled: a queue
 local serials = 0
-local counts            -- mg_lua_counts, once somebody waits
+local counts            -- mg_lua_counts, once somebody waits or is settled
 
 --- The fiber that runs now, or nil.
 function fiber.current() return current end
@@ -43,6 +47,14 @@ function fiber.current() return current end
 local function count(by)
   counts = counts or C.mg_lua_count(state.generation)
   counts.fibers = counts.fibers + by
+end
+
+-- It runs when the fiber at work has stopped; the core asks for that if it has entered that one.
+local function enqueue(f, value)
+  last = last + 1
+  ready[last], values[last] = f, value
+  counts = counts or C.mg_lua_count(state.generation)
+  counts.settled = 1
 end
 
 -- A fiber that waits is in its owner's list until it ends.
@@ -83,7 +95,13 @@ local function finish(f, ok, problem)
   if ended then ended(f, ok, problem, trace, waited) end
   f.owner, f.phase, f.gone = false, false, false
   f.work, f.a, f.b, f.ended, f.entry = nil, nil, nil, nil, nil
-  if ok and pooled < POOL_MOST then
+  if not ok then return end
+  if f.bare then
+    if bared < POOL_MOST then
+      bared = bared + 1
+      bare[bared] = f
+    end
+  elseif pooled < POOL_MOST then
     pooled = pooled + 1
     pool[pooled] = f
   end
@@ -105,11 +123,13 @@ end
 
 jit.off(run)
 
+local function new(co, is_bare)
+  return { co = co, bare = is_bare, linked = false, parked = 0, gone = false, owner = false, phase = false }
+end
+
 local function idle()
   local f = pool[pooled]
-  if not f then
-    return { co = create(serve), linked = false, parked = 0, gone = false, owner = false, phase = false }
-  end
+  if not f then return new(create(serve), false) end
   pool[pooled] = nil
   pooled = pooled - 1
   return f
@@ -134,8 +154,7 @@ function fiber.later(owner, work, a, b, ended)
   local f = take(owner, work, a, b, ended)
   f.beginning = true
   link(f)
-  last = last + 1
-  ready[last], values[last] = f, f
+  enqueue(f, f)
   return f
 end
 
@@ -229,8 +248,7 @@ end
 function fiber.settle(f, serial, value)
   if f.parked ~= serial then return false end
   release(f)
-  last = last + 1
-  ready[last], values[last] = f, value
+  enqueue(f, value)
   return true
 end
 
@@ -240,8 +258,7 @@ function fiber.cancel(f)
   f.gone = 0
   if f.beginning then return end
   release(f)
-  last = last + 1
-  ready[last], values[last] = f, GONE
+  enqueue(f, GONE)
 end
 
 --- Cancels all fibers of an owner that wait; `parked`: only those that wait for no ticket.
@@ -255,6 +272,7 @@ end
 
 --- Runs what was settled, until nothing is left.
 function fiber.drain()
+  if first > last then return end
   while first <= last do
     local f, value = ready[first], values[first]
     ready[first], values[first] = nil, nil
@@ -267,6 +285,7 @@ function fiber.drain()
     end
   end
   first, last = 1, 0
+  counts.settled = 0
 end
 
 --- The core has answered a ticket.
@@ -278,44 +297,39 @@ function fiber.wake(ticket, code)
   run(f, code)
 end
 
---- What the core calls: step(event, a, b, c). An ENTER runs work(x, f), which must set f.owner, f.phase and f.gone,
---- in the fiber that lies ready; as few instructions as possible pass between the core and the work.
----@param live table<integer, table> records of exchanges by slot, which have works by phase
----@param open fun(slot: integer, pointer: any): table
----@param find_work fun(x: table, phase: integer): function
----@param ended function as in fiber.start, for phases
----@param others fun(event: integer, a: any, b: any, c: any): integer?
-function fiber.stepper(enter, live, open, find_work, ended, others)
-  -- The fiber waits or has failed: another one will be ready for the next phase.
-  local function part(f, ok, word)
-    current = idle()
-    f.ended = ended
-    if ok then
-      link(f)
-      return 1
-    end
-    finish(f, false, word)
-    return 0
-  end
+-- A bare coroutine's function; vm.c puts the work itself in its place.
+local function launch(work, ...)
+  return work(...)
+end
 
-  local function step(event, a, b, c)
-    local answer = 0
-    if event == enter then
-      local x = live[a] or open(a, c)
-      local work = x.works[b] or find_work(x, b)
-      local f = current
-      local ok, word = resume(f.co, work, x, f)
-      if word then answer = part(f, ok, word) end
-    else
-      answer = others(event, a, b, c) or 0
-    end
-    if first > last then return answer end
-    fiber.drain()
-    return answer
+-- A fiber for the next phase; what the core enters it with runs as its owner's, whoever that will be.
+local function lay_ready()
+  local f = bare[bared]
+  if f then
+    bare[bared] = nil
+    bared = bared - 1
+  else
+    f = new(create(launch), true)
   end
-  jit.off(step)
-  current = idle()
-  return step
+  current, works[0] = f, f.co
+end
+lay_ready()
+
+--- The fiber that the core has entered waits (`waits`), or has failed with `problem`: it parts from its place, and
+--- another one lies ready for the next phase.
+---@param ended function as in fiber.start
+---@return boolean known false if it failed before it worked for `owner`
+function fiber.part(owner, phase, waits, problem, ended)
+  local f = current
+  lay_ready()
+  if not owner or f.owner ~= owner then return false end
+  f.phase, f.ended = phase, ended
+  if not waits then
+    finish(f, false, problem)
+  elseif not f.linked then
+    link(f)
+  end
+  return true
 end
 
 return fiber

@@ -2,6 +2,7 @@
 local ffi = require "ffi"
 local C = require "moongate.seam"
 local answer = require "moongate.answer"
+local exchange = require "moongate.exchange"
 local request = require "moongate.request"
 local response = require "moongate.response"
 local text = ffi.string
@@ -29,9 +30,9 @@ local function give(view, side, piece, data)
 end
 
 --- The work of the request_body phase.
-function filter.request(list)
-  return function(x, f)
-    f.owner, f.phase, f.gone = x, C.MG_PHASE_REQUEST_BODY, false
+function filter.request(list, route)
+  return function(slot, pointer)
+    local x, f = exchange.begin(slot, pointer, route)
     local view, req = x.view, x.req or request.of(x)
     local piece, last = take(view, C.MG_SIDE_REQUEST)
     local data = piece
@@ -46,9 +47,9 @@ function filter.request(list)
 end
 
 --- The work of the response_body phase.
-function filter.response(list)
-  return function(x, f)
-    f.owner, f.phase, f.gone = x, C.MG_PHASE_RESPONSE_BODY, false
+function filter.response(list, route)
+  return function(slot, pointer)
+    local x, f = exchange.begin(slot, pointer, route)
     local view, req, res = x.view, x.req or request.of(x), x.res or response.of(x)
     local piece, last = take(view, C.MG_SIDE_RESPONSE)
     local data = piece

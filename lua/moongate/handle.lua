@@ -9,7 +9,7 @@ local fiber = require "moongate.fiber"
 local peer = require "moongate.peer"
 local request = require "moongate.request"
 local response = require "moongate.response"
-local current = fiber.current
+local begin, current = exchange.begin, fiber.current
 local apply, request_of, response_of = answer.apply, request.of, response.of
 
 local handle = {}
@@ -98,12 +98,13 @@ end
 --- The work of the handle phase.
 ---@param list table[] its hooks
 ---@param respond fun(x: table, f: table) the response hooks: they run once an exchange, inside of the onion
----@return fun(x: table, f: table)
-function handle.build(list, respond)
+---@param route table
+---@return function work
+function handle.build(list, respond, route)
   local onion = { nexts = {}, respond = respond }
   for i, entry in ipairs(list) do onion[i], onion.nexts[i] = entry, make_next(onion, i + 1) end
-  return function(x, f)
-    f.owner, f.phase, f.gone = x, C.MG_PHASE_HANDLE, false
+  return function(slot, pointer)
+    local x, f = begin(slot, pointer, route)
     if not x.req then request_of(x) end
     x.reached = 0
     run_layer(onion, x, 1)

@@ -1,6 +1,6 @@
 -- moongate.hooks - the phases: how each calls its hooks and what it makes of what they return.
 --
--- Of each list of hooks a function work(x, f) is made, which runs in fiber f. Its
+-- Of each list of hooks a function work(slot, pointer) is made (works.lua). Its
 -- text is written out, hook by hook, and loaded anew for each list: LuaJIT
 -- compiles a function for what it does first, so lists that shared one would
 -- spoil it for each other. f.entry is the hook at work, for messages.
@@ -8,6 +8,7 @@ local ffi = require "ffi"
 local C = require "moongate.seam"
 local answer = require "moongate.answer"
 local body = require "moongate.filter"
+local exchange = require "moongate.exchange"
 local fiber = require "moongate.fiber"
 local handle = require "moongate.handle"
 local peer = require "moongate.peer"
@@ -19,8 +20,10 @@ local hooks = {}
 
 -- ---- What the texts call. ----
 
-local tools = { apply = answer.apply, request_of = request.of, response_of = response.of,
-  candidates = peer.candidates }
+local tools = {
+  live = exchange.live, open = exchange.open, close = exchange.close, current = fiber.current,
+  apply = answer.apply, request_of = request.of, response_of = response.of, candidates = peer.candidates,
+}
 
 function tools.attempt_peer(x, req)
   local view = x.view
@@ -67,12 +70,13 @@ end
 -- ---- The texts: what comes before the hooks, and each hook. ----
 
 local frame = [[
-local list, tools = ...
+local list, tools, route = ...
 local apply, request_of, response_of, candidates = tools.apply, tools.request_of, tools.response_of, tools.candidates
 local attempt_peer, attempt_done = tools.attempt_peer, tools.attempt_done
 local error_of, failure_of = tools.error_of, tools.failure_of
 local pick, verdict = tools.pick, tools.verdict
-return function(x, f)
+local live, open, close, current = tools.live, tools.open, tools.close, tools.current
+return function(%s)
   %s
   local req = x.req or request_of(x)
   local entry, status, body, headers
@@ -123,25 +127,32 @@ local texts = {
   entry = list[@]
   f.entry = entry
   entry.fn(req, res)
-]] },
+]], after = "if not x.fibers then return close(slot) end" },
 }
 
---- The work(x, f) of a phase that has these hooks.
----@param inner? boolean it will be called by the work of another phase, whose fiber it is
----@return fun(x: table, f: table)
-function hooks.build(phase, list, inner)
+-- What every work begins with.
+local begin = [[
+  local x, f = live[slot] or open(slot, pointer), current()
+  f.owner, x.route = x, route
+]]
+
+--- The work of a phase that has these hooks.
+---@param route? table
+---@param inner? boolean it will be called by the work of another phase, in whose fiber it runs, as work(x, f)
+---@return function
+function hooks.build(phase, list, route, inner)
   local t, pieces = texts[phase], {}
   for i = 1, #list do pieces[i] = t.hook:gsub("@", tostring(i)) end
-  local source = frame:format(inner and "" or ("f.owner, f.phase, f.gone = x, %d, false"):format(phase),
+  local source = frame:format(inner and "x, f" or "slot, pointer", inner and "" or begin,
     t.before .. "\n" .. table.concat(pieces) .. (t.after or ""))
-  return assert(loadstring(source, "=moongate.hooks"))(list, tools)
+  return assert(loadstring(source, "=moongate.hooks"))(list, tools, route or false)
 end
 
 local producing = { label = "the answer's function", alone = true }
 
-local function produce(x, f)
+local function produce(slot, pointer)
+  local x, f = exchange.begin(slot, pointer)
   local view, fn = x.view, x.producer
-  f.owner, f.phase, f.gone = x, C.MG_PHASE_PRODUCE, false
   f.entry = producing
   if not fn then return end
   while true do
@@ -156,22 +167,16 @@ local function produce(x, f)
   C.mg_answer_end(view)
 end
 
-local function nothing(x, f)
-  f.owner, f.gone = x, false
-end
-
---- The works of a route by phase, made when the first exchange comes.
+--- The works of a route by phase, made when its first exchange comes.
+---@return table<integer, fun(slot: integer, pointer: number)>
 function hooks.prepare(route)
   local lists, works = route.hooks, {}
-  for phase in pairs(texts) do
-    works[phase] = lists[phase] and hooks.build(phase, lists[phase]) or nothing
-  end
+  for phase in pairs(texts) do works[phase] = hooks.build(phase, lists[phase] or {}, route) end
   works[C.MG_PHASE_HANDLE] = handle.build(lists[C.MG_PHASE_HANDLE] or {},
-    hooks.build(C.MG_PHASE_RESPONSE, lists[C.MG_PHASE_RESPONSE] or {}, true))
-  works[C.MG_PHASE_REQUEST_BODY] = body.request(lists[C.MG_PHASE_REQUEST_BODY] or {})
-  works[C.MG_PHASE_RESPONSE_BODY] = body.response(lists[C.MG_PHASE_RESPONSE_BODY] or {})
+    hooks.build(C.MG_PHASE_RESPONSE, lists[C.MG_PHASE_RESPONSE] or {}, route, true), route)
+  works[C.MG_PHASE_REQUEST_BODY] = body.request(lists[C.MG_PHASE_REQUEST_BODY] or {}, route)
+  works[C.MG_PHASE_RESPONSE_BODY] = body.response(lists[C.MG_PHASE_RESPONSE_BODY] or {}, route)
   works[C.MG_PHASE_PRODUCE] = produce
-  route.works = works
   return works
 end
 

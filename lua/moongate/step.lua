@@ -1,4 +1,4 @@
--- moongate.step - the one function the core calls.
+-- moongate.step - the function the core calls for all but the phases, and what a phase is entered with at first.
 local C = require "moongate.seam"
 local state = require "moongate.state"
 require "moongate.coroutine"
@@ -9,6 +9,7 @@ local fiber = require "moongate.fiber"
 local generation = require "moongate.generation"
 local hooks = require "moongate.hooks"
 local timer = require "moongate.timer"
+local works = require "moongate.works"
 
 local REQUEST, ATTEMPT = C.MG_PHASE_REQUEST, C.MG_PHASE_ATTEMPT
 
@@ -39,13 +40,20 @@ local function ended(f, ok, problem, trace, waited)
   if waited then C.mg_phase_done(view, phase) end
 end
 
-local others = {
+local events = {
   [C.MG_EVENT_WAKE] = fiber.wake,
   [C.MG_EVENT_FINISH] = exchange.close,
   [C.MG_EVENT_GONE] = function(slot)
     local x = exchange.live[slot]
     if x and x.fibers then fiber.cancel_all(x, true) end
   end,
+  [C.MG_EVENT_WAITS] = function(slot, phase)
+    return fiber.part(exchange.live[slot], phase, true, nil, ended) and 1 or -1
+  end,
+  [C.MG_EVENT_THREW] = function(slot, phase, problem)
+    return fiber.part(exchange.live[slot], phase, false, problem, ended) and 0 or -1
+  end,
+  [C.MG_EVENT_SETTLE] = function() end,
   [C.MG_EVENT_CONNECT] = function(slot, _, pointer) return connection.enter(slot, pointer) and 1 or 0 end,
   [C.MG_EVENT_CLOSED] = function(slot) connection.close(slot) end,
   [C.MG_EVENT_INIT] = function() return generation.init() end,
@@ -53,23 +61,24 @@ local others = {
   [C.MG_EVENT_EXIT] = function() generation.exit() end,
 }
 
-local request_works = {}        -- of an exchange that has no route yet
-
-local function find_work(x, phase)
+--- Makes the works of the exchange's route, and does this one.
+function works.first(slot, pointer, phase)
+  local x = exchange.live[slot] or exchange.open(slot, pointer)
+  local key = works.key(-1, REQUEST)
   if phase == REQUEST then
-    request_works[REQUEST] = hooks.build(REQUEST, state.use_request)
-    return request_works[REQUEST]
+    works[key] = hooks.build(REQUEST, state.use_request)
+  else
+    local number = x.view.route
+    key = works.key(number, phase)
+    for own, work in pairs(hooks.prepare(state.routes[number])) do works[works.key(number, own)] = work end
   end
-  local route = exchange.find_route(x)
-  local works = route.works or hooks.prepare(route)
-  x.works = works
-  return works[phase]
+  return works[key](slot, pointer)
 end
 
-local function open(slot, pointer)
-  return exchange.open(slot, pointer, request_works)
+local function step(event, a, b, c)
+  local code = events[event](a, b, c) or 0
+  fiber.drain()
+  return code
 end
 
-return fiber.stepper(C.MG_EVENT_ENTER, exchange.live, open, find_work, ended, function(event, a, b, c)
-  return others[event](a, b, c)
-end)
+return step

@@ -236,16 +236,32 @@ function fake.mg_time() return 1.5e9 end
 
 -- ---- Entering, as vm.c does. ----
 
-local step
+local resume = coroutine.resume       -- before moongate.coroutine puts its own in this one's place
+local step, works
 function core.start()
-  step = require "moongate.step"
+  step, works = require "moongate.step", require "moongate.works"
   core.step = step
+end
+
+-- Only C can call another function in a coroutine that has ended; here the fiber gets a new one.
+local function ready_coroutine()
+  if coroutine.status(works[0]) == "dead" then
+    local f = require "moongate.fiber".current()
+    f.co = coroutine.create(function(work, ...) return work(...) end)
+    works[0] = f.co
+  end
+  return works[0]
 end
 
 function core.enter(x, phase)
   x.failed, x.done = nil, nil
-  return step(core.C.MG_EVENT_ENTER, tonumber(x.view.slot), core.C["MG_PHASE_" .. phase],
-    tonumber(ffi.cast("uintptr_t", ffi.cast("void *", x.view))))
+  local slot, number = tonumber(x.view.slot), core.C["MG_PHASE_" .. phase]
+  local work = works[works.key(x.view.route, number)] or works.first
+  local co = ready_coroutine()
+  local ok, word = resume(co, work, slot, tonumber(ffi.cast("uintptr_t", ffi.cast("void *", x.view))), number)
+  if not ok then return step(core.C.MG_EVENT_THREW, slot, number, word) end
+  if coroutine.status(co) == "suspended" then return step(core.C.MG_EVENT_WAITS, slot, number) end
+  return step(core.C.MG_EVENT_SETTLE, 0)
 end
 function core.wake(ticket, code) return step(core.C.MG_EVENT_WAKE, ticket, code or 0) end
 function core.finish(x) return step(core.C.MG_EVENT_FINISH, tonumber(x.view.slot), 0) end
@@ -263,6 +279,9 @@ function core.route(number, hooks, more)
     route.hooks[core.C["MG_PHASE_" .. phase]] = entries
   end
   state.routes[number] = route
+  for key in pairs(works) do
+    if type(key) == "number" and key > 0 then works[key] = nil end
+  end
 end
 
 --- Runs what a test shows, and says so.
