@@ -1,9 +1,10 @@
 /* head.c - start lines and fields, read and written to the letter.
  *
  * Our own reader decides what a line is, since http-parser lets through what
- * RFC 9112 does not. Where a mistake would be the worst, at the fields that
- * say how long the body is, http-parser reads them too: if the two readers do
- * not agree, the head could be read two ways, and is refused. */
+ * RFC 9112 does not. Where a mistake would be the worst, http-parser reads the
+ * fields too: when they name a transfer coding, or a length that is repeated or
+ * is not plainly digits. If the two readers do not agree, the head could be
+ * read two ways, and is refused. */
 #include "head.h"
 
 #include <http_parser.h>
@@ -18,8 +19,7 @@ struct reading {
     const char *why;
     uint32_t max_fields;
     int answer;    /* below 0 once the head is refused */
-    bool seconded; /* http-parser has read a line of it */
-    struct http_parser second;
+    bool doubtful; /* its framing is for two readers */
 };
 
 /* The array behind every message that was just parsed. */
@@ -105,32 +105,33 @@ static void prepare(void)
     prepared = true;
 }
 
-/* http-parser reads this line as well. */
-static void second(struct reading *r, const char *line, const char *next)
+/* Does http-parser read the fields from `at` to `end` as we did? */
+static bool agrees(const struct mg_message *m, const char *at, const char *end)
 {
-    if (!prepared)
-        prepare();
-    if (!r->seconded)
-        r->second = after_start_line;
-    r->seconded = true;
-    http_parser_execute(&r->second, &no_callbacks, line, (size_t)(next - line));
-}
-
-/* Did it read the same? The head's end makes it settle what a coding meant. */
-static bool agrees(struct reading *r)
-{
-    const struct mg_field *length = mg_message_known(r->m, MG_FIELD_CONTENT_LENGTH);
-    const struct mg_field *coding = mg_message_known(r->m, MG_FIELD_TRANSFER_ENCODING);
+    const struct mg_field *length = mg_message_known(m, MG_FIELD_CONTENT_LENGTH);
+    const struct mg_field *coding = mg_message_known(m, MG_FIELD_TRANSFER_ENCODING);
     uint64_t ours;
 
-    if (coding)
-        http_parser_execute(&r->second, &no_callbacks, "\r\n", 2);
-    if (HTTP_PARSER_ERRNO(&r->second) != HPE_OK)
+    if (!prepared)
+        prepare();
+    struct http_parser second = after_start_line;
+    http_parser_execute(&second, &no_callbacks, at, (size_t)(end - at));
+    if (HTTP_PARSER_ERRNO(&second) != HPE_OK)
         return false;
-    if (length && (!mg_text_number(length->value, &ours) || ours != r->second.content_length))
+    if (length && (!mg_text_number(length->value, &ours) || ours != second.content_length))
         return false;
     /* Any other coding is refused by framing.c. */
-    return !coding || !mg_text_same(coding->value, MG_LIT("chunked")) || (r->second.flags & F_CHUNKED);
+    return !coding || !mg_text_same(coding->value, MG_LIT("chunked")) || (second.flags & F_CHUNKED);
+}
+
+/* Is this field one whose meaning two readers must agree on? A single length of plain digits has only one. */
+static bool is_doubtful(const struct mg_message *m, enum mg_field_id id, mg_slice value)
+{
+    uint64_t length;
+
+    if (id != MG_FIELD_CONTENT_LENGTH)
+        return id == MG_FIELD_TRANSFER_ENCODING;
+    return mg_message_has(m, MG_FIELD_CONTENT_LENGTH) || !mg_text_number(value, &length);
 }
 
 /* One field line; where the next begins. NULL: refused, or cut if r->answer is 0. */
@@ -160,12 +161,11 @@ static const char *read_field(struct reading *r, const char *line)
     if (m->count >= r->max_fields)
         return refuse(r, -431, "too many fields"), NULL;
 
-    mg_slice name = between(line, colon);
+    mg_slice name = between(line, colon), value = between(from, to);
     unsigned id = mg_field_id(name);
-    m->fields[m->count++] = (struct mg_field){ name, between(from, to), (uint8_t)id };
+    r->doubtful |= is_doubtful(m, id, value);
+    m->fields[m->count++] = (struct mg_field){ name, value, (uint8_t)id };
     m->present |= UINT64_C(1) << id;
-    if (id == MG_FIELD_CONTENT_LENGTH || id == MG_FIELD_TRANSFER_ENCODING)
-        second(r, line, next);
     return next;
 }
 
@@ -184,7 +184,7 @@ static int read_fields(struct reading *r, const char *at)
         r->why = "an empty line that is not CRLF";
         return -400;
     }
-    if (r->seconded && !agrees(r)) {
+    if (r->doubtful && !agrees(r->m, start, at + 2)) {
         r->why = "a length or coding that can be read two ways";
         return -400;
     }
@@ -197,7 +197,7 @@ static void begin(struct reading *r, const char *end, const struct mg_head_limit
     r->end = end;
     r->why = "";
     r->answer = 0;
-    r->seconded = false;
+    r->doubtful = false;
     r->max_fields = limits->max_fields < MG_FIELDS_MAX ? limits->max_fields : MG_FIELDS_MAX;
     *m = (struct mg_message){ .fields = fields, .room = MG_FIELDS_MAX, .version = 11 };
 }
