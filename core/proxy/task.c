@@ -109,15 +109,25 @@ void mg_task_cancel(struct mg_task *t, int ticket)
     w->cancel(w);
 }
 
+/* All waits are taken off first: a fiber that is woken may end the task, and with it free what holds it. Tickets that are
+ * still to be answered are linked through the list of free ones, which they are not in yet. */
 void mg_task_gone(struct mg_task *t)
 {
+    struct mg_generation *g = t->generation;
+    int first = 0;
+
     t->gone = true;
     while (t->waits) {
         struct mg_wait *w = t->waits;
-        struct mg_policy *policy = t->generation->policy;
         int ticket = take_off(w);
         w->cancel(w);
-        policy->wake(policy, ticket, MG_GONE);
+        g->tickets.free_next[ticket - 1] = first;
+        first = ticket;
+    }
+    while (first) {
+        int ticket = first;
+        first = g->tickets.free_next[ticket - 1];
+        g->policy->wake(g->policy, ticket, MG_GONE);
     }
 }
 
