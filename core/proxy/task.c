@@ -109,8 +109,8 @@ void mg_task_cancel(struct mg_task *t, int ticket)
     w->cancel(w);
 }
 
-/* All waits are taken off first: a fiber that is woken may end the task, and with it free what holds it. Tickets that are
- * still to be answered are linked through the list of free ones, which they are not in yet. */
+/* All waits are taken off first: a fiber that is woken may end the task, and with it free what holds it. Tickets that
+ * are still to be answered are linked through the list of free ones, which they are not in yet. */
 void mg_task_gone(struct mg_task *t)
 {
     struct mg_generation *g = t->generation;
