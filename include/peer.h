@@ -60,8 +60,8 @@ void mg_peer_end(struct mg_peer *p, bool failed, double latency);
 /* Takes off what a worker that died had in flight. */
 void mg_peer_forget_worker(int worker);
 
-/* The retry budget, a token bucket a worker: each request pays in spec.retry_budget, each retry takes 1. It begins
- * full,
- * with 100 (or empty, without a budget), so that the requests under way when a peer dies can all be tried again. */
+/* The retry budget, a token bucket a worker: each request pays in spec.retry_budget, and another try of one that an
+ * origin may have seen takes 1. It begins full, with 100 (or empty, without a budget), so that the requests under way
+ * when a peer dies can all be tried again. */
 void mg_upstream_request(struct mg_upstream *u);
 bool mg_upstream_may_retry(struct mg_upstream *u);

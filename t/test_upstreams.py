@@ -190,6 +190,19 @@ def test_one_attempt_is_no_retry(moongate, origin):
     assert sorted(gate.get("/").status for _ in range(2)) == [200, 503]
 
 
+def test_a_peer_that_refuses_costs_no_request_and_no_budget_however_long(moongate, origin):
+    dead, live = origin.refuses(), origin.answers(200, b"ok")
+    gate = moongate(upstream(dead, live))
+    client = gate.raw()
+
+    answers = [client.get("/").status for _ in range(600)]
+
+    assert answers == [200] * 600
+    assert live.seen == 600
+    refused = gate.log().count(f"peer {dead}: connection refused")
+    assert refused == 300, "the dead peer's own turns, and no other's"
+
+
 def test_the_budget_bounds_retries_over_time(moongate, origin):
     bad = [origin.answers(503, b"bad") for _ in range(2)]
     gate = moongate(upstream(*bad, options="retry = { attempts = 2, budget = 0.1 }"))

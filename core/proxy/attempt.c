@@ -502,8 +502,10 @@ static bool may_retry(struct mg_exchange *x)
     unsigned attempts = x->route->attempts ? x->route->attempts : spec->attempts;
     bool again = x->retry_known ? x->retry_again : (spec->retry_on >> x->attempt.failure & 1) && is_safe_to_repeat(x);
 
-    return again && is_replayable(x) && x->view.tries < attempts && has_untried_peer(x) &&
-           mg_upstream_may_retry(x->view.upstream);
+    if (!again || !is_replayable(x) || x->view.tries >= attempts || !has_untried_peer(x))
+        return false;
+    /* The budget bounds the load that retries add. A try whose request never went out has added none. */
+    return !x->attempt.sent || mg_upstream_may_retry(x->view.upstream);
 }
 
 static enum mg_next try_again(struct mg_exchange *x)

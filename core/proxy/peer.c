@@ -506,7 +506,7 @@ static struct mg_peer *pick_further(struct mg_upstream *u, const struct mg_tried
             *full = true;
             continue;
         }
-        if (i)
+        if (i && !tried->count)
             __atomic_fetch_add(&u->state->cursor, i, __ATOMIC_RELAXED);
         return p;
     }
@@ -517,7 +517,9 @@ static struct mg_peer *pick_in_turn(struct mg_upstream *u, const struct mg_tried
 {
     if (u->stale && !make_round(u))
         return NULL;
-    uint64_t at = __atomic_fetch_add(&u->state->cursor, 1, __ATOMIC_RELAXED);
+    /* Another try takes nobody's turn: otherwise a dead peer's turn would always be followed by its own next one. */
+    uint64_t at = tried->count ? __atomic_load_n(&u->state->cursor, __ATOMIC_RELAXED)
+                               : __atomic_fetch_add(&u->state->cursor, 1, __ATOMIC_RELAXED);
     struct mg_peer *p = u->peers[u->turns[at % u->turn_count]];
     if (p->view->healthy && may_serve(p, tried) && !is_full(p))
         return p;
