@@ -91,7 +91,7 @@ $(BUILD)/found:
 DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-parser-dev libc-ares-dev libssl-dev \
         lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
-             valgrind dnsmasq-base
+             valgrind dnsmasq-base nginx-light curl wrk
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
 DEPS_BENCH := nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3
 missing = $(filter-out $(shell dpkg-query -W -f '$${db:Status-Status}:$${Package}\n' $(1) 2>/dev/null | \
