@@ -199,8 +199,9 @@ def test_a_peer_that_refuses_costs_no_request_and_no_budget_however_long(moongat
 
     assert answers == [200] * 600
     assert live.seen == 600
-    refused = gate.log().count(f"peer {dead}: connection refused")
-    assert refused == 300, "the dead peer's own turns, and no other's"
+    refusal = f"peer {dead}: connection refused"
+    gate.wait_log(refusal, count=300)
+    assert gate.log().count(refusal) == 300, "the dead peer's own turns, and no other's"
 
 
 def test_the_budget_bounds_retries_over_time(moongate, origin):
