@@ -53,8 +53,10 @@ struct mg_transport {
 struct ev_loop;
 
 /* Every transport of the process runs on this loop. `after` is called after
- * each event that was handed up: the place to flush what it led to. */
-void mg_transport_start(struct ev_loop *loop, void (*after)(void));
+ * each event that was handed up, with nothing else on the stack: the place to
+ * flush what it led to, and to free what is done. False without memory. */
+bool mg_transport_start(struct ev_loop *loop, void (*after)(void));
+void mg_transport_stop(void);
 
 /* Takes an accepted, non-blocking socket. NULL when out of memory; fd is
  * closed then. Events start when want_read says so. */

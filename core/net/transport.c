@@ -26,9 +26,17 @@ struct mg_socket_transport {
     int connect_error; /* what connect() itself said, if not "in progress" */
     bool reading;      /* what want_read asked for */
     bool connecting;
+    bool dialled; /* we opened it */
 };
 
-static struct ev_loop *loop;
+/* Sockets that we opened have a loop of their own, nested in the first: with many clients ready at once it is looked at
+ * after every few of them. So answers do not wait behind a thousand new requests, few exchanges are open at a time, and
+ * the memory and the connections that they use are still in the cache when the next ones use them. */
+enum { ACCEPTED_AT_ONCE = 32 };
+
+static struct ev_loop *accepted_loop, *dialled_loop;
+static ev_embed dialled_nest;
+static unsigned accepted_events;
 static void (*after_event)(void);
 static unsigned live;
 static struct mg_socket_transport *handed_up; /* whose event is being handed up; NULL once it was closed */
@@ -37,6 +45,11 @@ static struct mg_socket_transport *socket_of(struct mg_transport *t)
 {
     assert(t->magic == SOCKET_MAGIC);
     return (struct mg_socket_transport *)t;
+}
+
+static struct ev_loop *loop_of(const struct mg_socket_transport *s)
+{
+    return s->dialled ? dialled_loop : accepted_loop;
 }
 
 /* What a failed or empty call means; the call is made again for EINTR. */
@@ -86,7 +99,7 @@ static void socket_close(struct mg_transport *t, bool abort)
     struct mg_socket_transport *s = socket_of(t);
     if (handed_up == s)
         handed_up = NULL;
-    ev_io_stop(loop, &s->io);
+    ev_io_stop(loop_of(s), &s->io);
     if (abort) {
         struct linger reset = { .l_onoff = 1, .l_linger = 0 };
         setsockopt(s->io.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
@@ -106,11 +119,11 @@ static void watch(struct mg_socket_transport *s, int events)
 {
     if (events == watched(s))
         return;
-    ev_io_stop(loop, &s->io);
+    ev_io_stop(loop_of(s), &s->io);
     if (!events)
         return;
     ev_io_set(&s->io, s->io.fd, events);
-    ev_io_start(loop, &s->io);
+    ev_io_start(loop_of(s), &s->io);
 }
 
 static void socket_want_read(struct mg_transport *t, bool on)
@@ -166,19 +179,33 @@ static void on_readable(struct mg_socket_transport *s)
 
 static void on_event(struct ev_loop *l, ev_io *w, int events)
 {
-    (void)l;
     struct mg_socket_transport *s = handed_up = w->data;
     if (events & EV_WRITE)
         on_writable(s);
     if (handed_up && (events & EV_READ))
         on_readable(s);
     after_event();
+    if (l == accepted_loop && ++accepted_events % ACCEPTED_AT_ONCE == 0)
+        ev_run(dialled_loop, EVRUN_NOWAIT);
 }
 
-void mg_transport_start(struct ev_loop *on, void (*after)(void))
+bool mg_transport_start(struct ev_loop *loop, void (*after)(void))
 {
-    loop = on;
+    accepted_loop = loop;
     after_event = after;
+    dialled_loop = ev_loop_new(EVBACKEND_EPOLL);
+    if (!dialled_loop)
+        return false;
+    ev_embed_init(&dialled_nest, NULL, dialled_loop);
+    ev_set_priority(&dialled_nest, EV_MAXPRI);
+    ev_embed_start(loop, &dialled_nest);
+    return true;
+}
+
+void mg_transport_stop(void)
+{
+    ev_embed_stop(accepted_loop, &dialled_nest);
+    ev_loop_destroy(dialled_loop);
 }
 
 /* Owns fd from now on: it is closed if there is no memory. */
@@ -220,15 +247,12 @@ struct mg_transport *mg_transport_connect(const struct mg_address *to, const str
 
     s->base.events = events;
     s->base.owner = owner;
-    s->connecting = true;
-    /* News of an origin comes before a client's in the same turn of the loop: a kept connection that has just ended, or
-     * has said something unasked, must not be borrowed first. */
-    ev_set_priority(&s->io, EV_MAXPRI);
+    s->connecting = s->dialled = true;
     watch(s, EV_WRITE);
     /* An interrupted connect goes on in the background, as one in progress does. */
     if (connect(fd, &to->any, to->len) < 0 && errno != EINPROGRESS && errno != EINTR) {
         s->connect_error = errno;
-        ev_feed_event(loop, &s->io, EV_WRITE);
+        ev_feed_event(dialled_loop, &s->io, EV_WRITE);
     }
     return &s->base;
 }

@@ -335,14 +335,19 @@ static void flush(void)
     mg_outside_flush();
 }
 
+static void after_event(void)
+{
+    mg_seam_settle();
+    flush();
+    mg_engine_reap();
+}
+
 static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int events)
 {
     (void)loop;
     (void)p;
     (void)events;
-    mg_seam_settle();
-    flush();
-    mg_engine_reap();
+    after_event();
     close_retired();
     if (w.draining && !mg_listener_connections() && !mg_engine_live())
         finish(0);
@@ -449,6 +454,7 @@ static void end(void)
     mg_sink_close();
     if (w.resolving)
         mg_resolve_stop();
+    mg_transport_stop();
     mg_clock_stop();
     mg_block_trim();
     mg_arena_trim();
@@ -466,7 +472,8 @@ int mg_worker_run(const struct mg_worker_options *options)
     say_who(options->number);
     raise_descriptor_limit();
     mg_clock_start(w.loop);
-    mg_transport_start(w.loop, flush);
+    if (!mg_transport_start(w.loop, after_event))
+        return 1;
     mg_exchange_start();
     ev_prepare_init(&w.before_sleep, on_before_sleep);
     ev_prepare_start(w.loop, &w.before_sleep);

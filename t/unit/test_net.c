@@ -661,7 +661,7 @@ int main(void)
 {
     loop = ev_default_loop(0);
     mg_clock_start(loop);
-    mg_transport_start(loop, after_event);
+    assert(mg_transport_start(loop, after_event));
     mg_log_level = MG_LOG_NONE;
     for (size_t i = 0; i < sizeof(promises) / sizeof(promises[0]); i++) {
         promises[i].test();
@@ -671,6 +671,7 @@ int main(void)
         putchar('\n');
         fflush(stdout);
     }
+    mg_transport_stop();
     mg_clock_stop();
     ev_loop_destroy(loop);
     return 0;
