@@ -35,7 +35,7 @@ enum mg_field_id {
     MG_FIELD_CONTENT_TYPE,
     MG_FIELD_ETAG,
     MG_FIELD_HTTP2_SETTINGS,
-    MG_FIELD_COUNT /* at most 64 */
+    MG_FIELD_COUNT /* at most 32 */
 };
 
 struct mg_field {
@@ -49,7 +49,7 @@ struct mg_message {
     uint16_t count, room;
     uint8_t version;         /* of the sender: 10, 11, 20 */
     uint16_t status;         /* responses; in a request not 0 means it was refused by the codec with this status */
-    uint64_t present;        /* a bit for each known id in fields */
+    uint64_t present;        /* a bit for each known id in fields, and mg_field_bit() of the other names */
     mg_slice method, target; /* requests */
     mg_slice reason;         /* responses, and why a request was refused */
 };
@@ -63,8 +63,27 @@ mg_slice mg_field_name(enum mg_field_id id); /* "Content-Length" */
 
 /* An empty message whose fields come from the arena. */
 void mg_message_init(struct mg_message *m, struct mg_arena *arena);
+/* Where `present` notes this name: a known one has its own bit, all others share what is above them, so that most
+ * names that are not there are known not to be without a look at the fields. */
+static inline uint64_t mg_field_bit(mg_slice name, enum mg_field_id id)
+{
+    unsigned last = name.len ? (uint8_t)name.ptr[name.len - 1] : 0;
+
+    return UINT64_C(1) << (id ? (unsigned)id : 32 | ((last ^ name.len * 5u) & 31));
+}
+
+/* mg_message_push() of a message whose array is full. */
+enum mg_status MG_MUST_CHECK mg_message_grow(struct mg_message *m);
 /* Adds without a check and without a copy: for parsers. MG_FULL if there is no room. */
-enum mg_status MG_MUST_CHECK mg_message_push(struct mg_message *m, mg_slice name, mg_slice value, enum mg_field_id id);
+static inline enum mg_status MG_MUST_CHECK mg_message_push(struct mg_message *m, mg_slice name, mg_slice value,
+                                                           enum mg_field_id id)
+{
+    if (__builtin_expect(m->count == m->room, 0) && mg_message_grow(m) != MG_OK)
+        return MG_FULL;
+    m->fields[m->count++] = (struct mg_field){ name, value, (uint8_t)id };
+    m->present |= mg_field_bit(name, id);
+    return MG_OK;
+}
 /* Copies m, and the bytes its slices point to, into the arena. `to` may be m. */
 void mg_message_keep(struct mg_message *to, const struct mg_message *m, struct mg_arena *arena);
 /* As keep, but slices are shared with m, which must live as long: for an attempt. */

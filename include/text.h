@@ -17,6 +17,33 @@ static inline mg_slice mg_slice_of(const char *zero_ended)
     return (mg_slice){ zero_ended, (uint32_t)strlen(zero_ended) };
 }
 
+/* Copies s to `to`, which is not NULL, and gives where it ends. No call for the lengths that most names and values have:
+ * two pieces that may overlap. */
+static inline char *mg_text_put(char *to, mg_slice s)
+{
+    char *end = to + s.len;
+    uint64_t a, b;
+    uint32_t c, d;
+
+    if (s.len > 16)
+        return (char *)mempcpy(to, s.ptr, s.len);
+    if (s.len >= 8) {
+        memcpy(&a, s.ptr, 8);
+        memcpy(&b, s.ptr + s.len - 8, 8);
+        memcpy(to, &a, 8);
+        memcpy(end - 8, &b, 8);
+    } else if (s.len >= 4) {
+        memcpy(&c, s.ptr, 4);
+        memcpy(&d, s.ptr + s.len - 4, 4);
+        memcpy(to, &c, 4);
+        memcpy(end - 4, &d, 4);
+    } else {
+        for (uint32_t i = 0; i < s.len; i++)
+            to[i] = s.ptr[i];
+    }
+    return end;
+}
+
 /* Are the two the same, to the byte? */
 static inline bool mg_text_equal(mg_slice a, mg_slice b)
 {
@@ -31,6 +58,10 @@ static inline char mg_text_lower(char c)
     return c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c;
 }
 
+/* One or more letters, digits, hyphens and dots: what most names are made of, and looked at eight at a time. */
+bool mg_text_is_plain(mg_slice s);
+/* Is an ASCII letter of it a capital? */
+bool mg_text_has_upper(mg_slice s);
 /* RFC 9110 5.6.2: 1*tchar. */
 bool mg_text_is_token(mg_slice s);
 /* RFC 9110 5.5: no byte below 0x20 but HTAB, no 0x7f. Empty is a value too. */

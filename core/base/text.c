@@ -63,8 +63,54 @@ bool mg_text_same(mg_slice a, mg_slice b)
     return true;
 }
 
+typedef uint8_t bytes16 __attribute__((vector_size(16)));
+typedef uint64_t halves __attribute__((vector_size(16)));
+
+/* Are all of sixteen bytes, given as two words, letters, digits, hyphens or dots? */
+static bool are_plain16(uint64_t a, uint64_t b)
+{
+    bytes16 v = (bytes16)(halves){ a, b };
+    halves odd = (halves) ~(((v | 0x20) - 'a' < 26) | (v - '0' < 10) | (v - '-' < 2));
+    return !(odd[0] | odd[1]);
+}
+
+bool mg_text_is_plain(mg_slice s)
+{
+    const char *last = s.ptr + s.len - 8;
+
+    if (s.len < 8) {
+        unsigned good = s.len > 0;
+        for (uint32_t i = 0; i < s.len; i++) {
+            uint8_t c = (uint8_t)s.ptr[i], letter = (c | 0x20) - 'a', digit = c - '0';
+            good &= (letter < 26) | (digit < 10) | (c == '-') | (c == '.');
+        }
+        return good;
+    }
+    for (const char *p = s.ptr; p < last - 8; p += 16)
+        if (!are_plain16(load8(p), load8(p + 8)))
+            return false;
+    return are_plain16(load8(s.len > 16 ? last - 8 : s.ptr), load8(last));
+}
+
+bool mg_text_has_upper(mg_slice s)
+{
+    uint32_t i = 0;
+
+    for (; s.len - i >= 8; i += 8)
+        if (lower8(load8(s.ptr + i)) != load8(s.ptr + i))
+            return true;
+    if (s.len >= 8)
+        return lower8(load8(s.ptr + s.len - 8)) != load8(s.ptr + s.len - 8);
+    for (; i < s.len; i++)
+        if (s.ptr[i] >= 'A' && s.ptr[i] <= 'Z')
+            return true;
+    return false;
+}
+
 bool mg_text_is_token(mg_slice s)
 {
+    if (s.len >= 8 && mg_text_is_plain(s))
+        return true;
     unsigned good = s.len > 0;
     for (uint32_t i = 0; i < s.len; i++)
         good &= is_tchar[(uint8_t)s.ptr[i]];
@@ -101,7 +147,14 @@ bool mg_text_is_field_value(mg_slice s)
 bool mg_text_number(mg_slice digits, uint64_t *out)
 {
     uint64_t n = 0;
-    for (uint32_t i = 0; i < digits.len; i++) {
+    uint32_t i = 0;
+    for (uint32_t safe = digits.len < 19 ? digits.len : 19; i < safe; i++) {
+        unsigned digit = (unsigned)(uint8_t)digits.ptr[i] - '0';
+        if (digit > 9)
+            return false;
+        n = n * 10 + digit; /* 19 digits fit */
+    }
+    for (; i < digits.len; i++) {
         unsigned digit = (unsigned)(uint8_t)digits.ptr[i] - '0';
         if (digit > 9 || __builtin_mul_overflow(n, 10u, &n) || __builtin_add_overflow(n, digit, &n))
             return false;

@@ -383,7 +383,7 @@ int mg_trailer_read(struct mg_framing *f, const struct mg_framing_limits *limits
         if (may_trail(&m->fields[i]))
             m->fields[kept++] = m->fields[i];
     m->count = (uint16_t)kept;
-    m->present &= UINT64_C(1) << MG_FIELD_OTHER | UINT64_C(1) << MG_FIELD_ETAG;
+    m->present &= ~UINT64_C(0xffffffff) | UINT64_C(1) << MG_FIELD_ETAG;
     f->state = CHUNK_END;
     f->whole = true;
     return n;

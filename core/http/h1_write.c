@@ -59,12 +59,6 @@ static struct mg_h1 *connection_of(struct mg_stream *s)
     return (struct mg_h1 *)((char *)s - offsetof(struct mg_h1, stream));
 }
 
-static char *put(char *to, mg_slice s)
-{
-    memcpy(to, s.ptr, s.len);
-    return to + s.len;
-}
-
 /* The bytes from..to were written into a fresh block b: they go out, and the block belongs to the chain. */
 static void add_block(struct mg_h1 *h, struct mg_block *b, char *end)
 {
@@ -117,7 +111,7 @@ static char *frame_response(struct mg_h1 *h, char *to, const struct mg_message *
     }
     if (last) {
         h->out_kind = MG_BODY_NONE;
-        return put(to, MG_LIT("Content-Length: 0\r\n"));
+        return mg_text_put(to, MG_LIT("Content-Length: 0\r\n"));
     }
     if (h->old) {
         h->out_kind = MG_BODY_UNTIL_CLOSE;
@@ -125,7 +119,7 @@ static char *frame_response(struct mg_h1 *h, char *to, const struct mg_message *
         return to;
     }
     h->out_kind = MG_BODY_CHUNKED;
-    return put(to, MG_LIT("Transfer-Encoding: chunked\r\n"));
+    return mg_text_put(to, MG_LIT("Transfer-Encoding: chunked\r\n"));
 }
 
 static void decide_keeping(struct mg_h1 *h)
@@ -162,12 +156,12 @@ static void send_response_head(struct mg_stream *s, const struct mg_message *m, 
     char *to = mg_head_write_response(b->data, m);
     to = frame_response(h, to, m, last);
     if (s->tunnel && m->status == 101)
-        to = put(to, MG_LIT("Connection: upgrade\r\n"));
+        to = mg_text_put(to, MG_LIT("Connection: upgrade\r\n"));
     else if (!h->keep && !s->tunnel)
-        to = put(to, MG_LIT("Connection: close\r\n"));
+        to = mg_text_put(to, MG_LIT("Connection: close\r\n"));
     else if (h->old)
-        to = put(to, MG_LIT("Connection: keep-alive\r\n"));
-    to = put(to, MG_LIT("\r\n"));
+        to = mg_text_put(to, MG_LIT("Connection: keep-alive\r\n"));
+    to = mg_text_put(to, MG_LIT("\r\n"));
     add_block(h, b, to);
 
     h->head_out = true;
@@ -191,7 +185,7 @@ static void send_interim(struct mg_stream *s, const struct mg_message *m)
     struct mg_block *b = mg_block_take(mg_head_response_size(m) + FRAMING_ROOM);
     if (!b)
         return;
-    add_block(h, b, put(mg_head_write_response(b->data, m), MG_LIT("\r\n")));
+    add_block(h, b, mg_text_put(mg_head_write_response(b->data, m), MG_LIT("\r\n")));
     queued(h);
 }
 
@@ -209,15 +203,15 @@ static void send_request_head(struct mg_stream *s, const struct mg_message *m, b
     h->upgrade = mg_message_has(m, MG_FIELD_UPGRADE);
     char *to = mg_head_write_request(b->data, m);
     if (h->upgrade)
-        to = put(to, MG_LIT("Connection: upgrade\r\n"));
+        to = mg_text_put(to, MG_LIT("Connection: upgrade\r\n"));
     h->out_kind = MG_BODY_NONE;
     if (declared_length(m, &h->out_left)) {
         h->out_kind = MG_BODY_LENGTH;
     } else if (!last) {
         h->out_kind = MG_BODY_CHUNKED;
-        to = put(to, MG_LIT("Transfer-Encoding: chunked\r\n"));
+        to = mg_text_put(to, MG_LIT("Transfer-Encoding: chunked\r\n"));
     }
-    to = put(to, MG_LIT("\r\n"));
+    to = mg_text_put(to, MG_LIT("\r\n"));
     add_block(h, b, to);
 
     h->head_out = true;

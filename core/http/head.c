@@ -71,22 +71,48 @@ static int refuse(struct reading *r, int answer, const char *why)
 
 /* ---- Fields. ---- */
 
+typedef uint8_t bytes16 __attribute__((vector_size(16), aligned(1)));
+
+/* Where the first byte of 0xff lies in a comparison of sixteen; 16 if all are 0. */
+static inline unsigned first_of(bytes16 found)
+{
+#ifdef __SSE2__
+    unsigned bits = (unsigned)__builtin_ia32_pmovmskb128((char __attribute__((vector_size(16))))found);
+
+    return bits ? (unsigned)__builtin_ctz(bits) : 16;
+#else
+    typedef uint64_t halves __attribute__((vector_size(16)));
+    halves half = (halves)found;
+
+    if (half[0])
+        return (unsigned)__builtin_ctzll(half[0]) / 8;
+    return half[1] ? 8 + (unsigned)__builtin_ctzll(half[1]) / 8 : 16;
+#endif
+}
+
+/* The first byte in at..end that is no TCHAR. A usual name is letters, digits and hyphens, and is passed in one step. */
+static inline const char *skip_name(const char *at, const char *end)
+{
+    bytes16 v;
+
+    if (end - at <= 16)
+        return skip(at, end, TCHAR);
+    memcpy(&v, at, sizeof(v));
+    at += first_of((bytes16) ~(((v | 0x20) - 'a' < 26) | (v - '0' < 10) | (v == '-')));
+    return *at == ':' ? at : skip(at, end, TCHAR);
+}
+
 /* The first byte in at..end that is not TEXT. Sixteen at a time, in GCC's portable vectors: a byte is suspect if it is
  * below 0x20 (HTAB too, so it is looked at again) or 0x7f. */
 static inline const char *skip_text(const char *at, const char *end)
 {
-    typedef uint8_t bytes __attribute__((vector_size(16), aligned(1)));
-    typedef uint64_t halves __attribute__((vector_size(16)));
-
     for (; end - at >= 16; at += 16) {
-        bytes v;
+        bytes16 v;
 
         memcpy(&v, at, sizeof(v));
-        halves suspect = (halves)((v < 0x20) | (v == 0x7f));
-        if (!(suspect[0] | suspect[1]))
+        unsigned first = first_of((bytes16)((v < 0x20) | (v == 0x7f)));
+        if (first == 16)
             continue;
-        unsigned first = suspect[0] ? (unsigned)__builtin_ctzll(suspect[0]) / 8
-                                    : 8 + (unsigned)__builtin_ctzll(suspect[1]) / 8;
         if (at[first] != '\t')
             return at + first;
         at += (int)first + 1 - 16;
@@ -138,13 +164,15 @@ static bool is_doubtful(const struct mg_message *m, enum mg_field_id id, mg_slic
 static const char *read_field(struct reading *r, const char *line)
 {
     struct mg_message *m = r->m;
-    const char *colon = skip(line, r->end, TCHAR);
+    const char *colon = skip_name(line, r->end);
 
     if (colon == r->end)
         return NULL;
     if (*colon != ':' || colon == line)
         return refuse(r, -400, *line == ' ' || *line == '\t' ? "a folded field line" : "a malformed field name"), NULL;
     const char *from = colon + 1;
+    if (from < r->end && *from == ' ')
+        from++;
     while (from < r->end && (*from == ' ' || *from == '\t'))
         from++;
     const char *to = skip_text(from, r->end);
@@ -165,7 +193,7 @@ static const char *read_field(struct reading *r, const char *line)
     unsigned id = mg_field_id(name);
     r->doubtful |= is_doubtful(m, id, value);
     m->fields[m->count++] = (struct mg_field){ name, value, (uint8_t)id };
-    m->present |= UINT64_C(1) << id;
+    m->present |= mg_field_bit(name, id);
     return next;
 }
 
@@ -384,25 +412,6 @@ bool mg_head_is_whole(const char *data, size_t len, size_t from)
 
 /* ---- Writing. ---- */
 
-/* memcpy, without the call for the lengths that names and most values have. */
-static inline char *put(char *to, mg_slice s)
-{
-    uint64_t a, b;
-
-    if (s.len > 16)
-        return mempcpy(to, s.ptr, s.len);
-    if (s.len >= 8) {
-        memcpy(&a, s.ptr, 8);
-        memcpy(&b, s.ptr + s.len - 8, 8);
-        memcpy(to, &a, 8);
-        memcpy(to + s.len - 8, &b, 8);
-        return to + s.len;
-    }
-    for (uint32_t i = 0; i < s.len; i++)
-        to[i] = s.ptr[i];
-    return to + s.len;
-}
-
 static inline char *put_two(char *to, const char *two)
 {
     memcpy(to, two, 2);
@@ -421,9 +430,9 @@ static size_t fields_size(const struct mg_message *m)
 static char *write_fields(char *to, const struct mg_message *m)
 {
     for (const struct mg_field *f = m->fields, *end = f + m->count; f < end; f++) {
-        to = put(to, f->name);
+        to = mg_text_put(to, f->name);
         to = put_two(to, ": ");
-        to = put(to, f->value);
+        to = mg_text_put(to, f->value);
         to = put_two(to, "\r\n");
     }
     return to;
@@ -436,10 +445,10 @@ size_t mg_head_request_size(const struct mg_message *m)
 
 char *mg_head_write_request(char *to, const struct mg_message *m)
 {
-    to = put(to, m->method);
+    to = mg_text_put(to, m->method);
     *to++ = ' ';
-    to = put(to, m->target);
-    to = put(to, MG_LIT(" HTTP/1.1\r\n"));
+    to = mg_text_put(to, m->target);
+    to = mg_text_put(to, MG_LIT(" HTTP/1.1\r\n"));
     return write_fields(to, m);
 }
 
@@ -455,12 +464,12 @@ size_t mg_head_response_size(const struct mg_message *m)
 
 char *mg_head_write_response(char *to, const struct mg_message *m)
 {
-    to = put(to, MG_LIT("HTTP/1.1 "));
+    to = mg_text_put(to, MG_LIT("HTTP/1.1 "));
     *to++ = (char)('0' + m->status / 100 % 10);
     *to++ = (char)('0' + m->status / 10 % 10);
     *to++ = (char)('0' + m->status % 10);
     *to++ = ' ';
-    to = put(to, reason_of(m));
+    to = mg_text_put(to, reason_of(m));
     to = put_two(to, "\r\n");
     return write_fields(to, m);
 }

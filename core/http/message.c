@@ -142,27 +142,16 @@ void mg_message_init(struct mg_message *m, struct mg_arena *arena)
     make_room(m, FIRST_FIELDS);
 }
 
-enum mg_status mg_message_push(struct mg_message *m, mg_slice name, mg_slice value, enum mg_field_id id)
+enum mg_status mg_message_grow(struct mg_message *m)
 {
-    if (m->count == m->room) {
-        unsigned room = m->room ? 2 * m->room : FIRST_FIELDS;
+    unsigned room = m->room ? 2u * m->room : FIRST_FIELDS;
 
-        if (room > MG_FIELDS_MAX)
-            room = MG_FIELDS_MAX;
-        if (!m->arena || room == m->room || !make_room(m, room))
-            return MG_FULL;
-    }
-    m->fields[m->count++] = (struct mg_field){ name, value, (uint8_t)id };
-    m->present |= BIT(id);
-    return MG_OK;
+    if (room > MG_FIELDS_MAX)
+        room = MG_FIELDS_MAX;
+    return m->arena && room != m->room && make_room(m, room) ? MG_OK : MG_FULL;
 }
 
 /* ---- Copies. ---- */
-
-static inline mg_slice moved(mg_slice s, const char *from, const char *to)
-{
-    return s.len ? (mg_slice){ to + (s.ptr - from), s.len } : (mg_slice){ to, 0 };
-}
 
 /* Where a parsed head begins and ends: its parts lie in their order. */
 static mg_slice extent(const struct mg_message *m, bool is_request)
@@ -196,13 +185,16 @@ static void keep_parsed(struct mg_message *to, struct mg_arena *arena)
         return;
     }
     memcpy(copy, run.ptr, run.len);
-    to->method = moved(to->method, run.ptr, copy);
-    to->target = moved(to->target, run.ptr, copy);
-    if (!is_request)
-        to->reason = moved(to->reason, run.ptr, copy);
+    ptrdiff_t by = copy - run.ptr;
+    if (is_request) {
+        to->method.ptr += by;
+        to->target.ptr += by;
+    } else if (to->reason.len) {
+        to->reason.ptr += by;
+    }
     for (struct mg_field *f = to->fields, *end = f + to->count; f < end; f++) {
-        f->name = moved(f->name, run.ptr, copy);
-        f->value = moved(f->value, run.ptr, copy);
+        f->name.ptr += by;
+        f->value.ptr += by;
     }
 }
 
@@ -247,7 +239,9 @@ static inline bool is_named(const struct mg_field *f, enum mg_field_id id, mg_sl
 {
     if (f->id != id)
         return false;
-    return id != MG_FIELD_OTHER || (f->name.len == name.len && mg_text_same(f->name, name));
+    if (id != MG_FIELD_OTHER)
+        return true;
+    return f->name.len == name.len && (f->name.ptr[0] | 0x20) == (name.ptr[0] | 0x20) && mg_text_same(f->name, name);
 }
 
 struct mg_field *mg_message_known(const struct mg_message *m, enum mg_field_id id)
@@ -272,7 +266,7 @@ struct mg_field *mg_message_find(const struct mg_message *m, mg_slice name)
 {
     enum mg_field_id id = mg_field_id(name);
 
-    return mg_message_has(m, id) ? find_from(m, 0, id, name) : NULL;
+    return m->present & mg_field_bit(name, id) ? find_from(m, 0, id, name) : NULL;
 }
 
 enum mg_status mg_message_get(const struct mg_message *m, mg_slice name, mg_slice *out)
@@ -322,11 +316,10 @@ static enum mg_status copy_field(struct mg_message *m, mg_slice *name, mg_slice 
     if (!to)
         return MG_FULL;
     if (name) {
-        memcpy(to, name->ptr, name_len);
+        mg_text_put(to, *name);
         name->ptr = to;
     }
-    if (value->len)
-        memcpy(to + name_len, value->ptr, value->len);
+    mg_text_put(to + name_len, *value);
     value->ptr = to + name_len;
     return MG_OK;
 }
@@ -384,7 +377,7 @@ unsigned mg_message_remove(struct mg_message *m, mg_slice name)
 {
     enum mg_field_id id = mg_field_id(name);
 
-    if (!mg_message_has(m, id))
+    if (!(m->present & mg_field_bit(name, id)))
         return 0;
     if (id != MG_FIELD_OTHER)
         m->present &= ~BIT(id);

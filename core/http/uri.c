@@ -118,7 +118,7 @@ static bool split_host(mg_slice text, mg_slice *host, uint16_t *port)
             return false;
         at = close + 1;
     } else {
-        at = skip(at, end, HOST);
+        at = mg_text_is_plain(text) ? end : skip(at, end, HOST);
     }
     /* One dot at the end is the root's; more, or it alone, name nothing. */
     if (at == text.ptr || (at[-1] == '.' && (at - 1 == text.ptr || at[-2] == '.')))
@@ -144,17 +144,14 @@ enum mg_status mg_host_parse(mg_slice text, struct mg_arena *arena, mg_slice *ho
     if (h.ptr[h.len - 1] == '.')
         h.len--;
     *host = h;
-    for (uint32_t i = 0; i < h.len; i++) {
-        if (mg_text_lower(h.ptr[i]) == h.ptr[i])
-            continue;
-        char *lower = mg_arena_take(arena, h.len);
-        if (!lower)
-            return MG_NO_MEMORY;
-        memcpy(lower, h.ptr, i);
-        for (; i < h.len; i++)
-            lower[i] = mg_text_lower(h.ptr[i]);
-        host->ptr = lower;
-    }
+    if (!mg_text_has_upper(h))
+        return MG_OK;
+    char *lower = mg_arena_take(arena, h.len);
+    if (!lower)
+        return MG_NO_MEMORY;
+    for (uint32_t i = 0; i < h.len; i++)
+        lower[i] = mg_text_lower(h.ptr[i]);
+    host->ptr = lower;
     return MG_OK;
 }
 

@@ -84,32 +84,27 @@ static void append(struct mg_exchange *x, enum mg_field_id id, mg_slice added, b
     (void)!mg_message_push(m, name, added, id);
 }
 
-static char *put(char *to, mg_slice s)
-{
-    memcpy(to, s.ptr, s.len);
-    return to + s.len;
-}
-
 /* RFC 7239: for=ip;host=name;proto=http. What is no token is quoted. */
 static mg_slice forwarded_element(struct mg_exchange *x, mg_slice host)
 {
     mg_slice ip = x->view.client_ip;
     bool six = memchr(ip.ptr, ':', ip.len) != NULL;
-    bool quote_host = host.len && !mg_text_is_token(host);
+    bool plain = host.len == x->view.host.len && host.len && host.ptr[0] != '['; /* no port: a name, or IPv4 */
+    bool quote_host = !plain && host.len && !mg_text_is_token(host);
     char *start = mg_arena_take(x->arena, (size_t)ip.len + host.len + 64), *to = start;
 
     if (!start)
         return (mg_slice){ "", 0 };
-    to = put(to, six ? MG_LIT("for=\"[") : MG_LIT("for="));
-    to = put(to, ip);
-    to = put(to, six ? MG_LIT("]\"") : MG_LIT(""));
+    to = mg_text_put(to, six ? MG_LIT("for=\"[") : MG_LIT("for="));
+    to = mg_text_put(to, ip);
+    to = mg_text_put(to, six ? MG_LIT("]\"") : MG_LIT(""));
     if (host.len) {
-        to = put(to, quote_host ? MG_LIT(";host=\"") : MG_LIT(";host="));
-        to = put(to, host);
-        to = put(to, quote_host ? MG_LIT("\"") : MG_LIT(""));
+        to = mg_text_put(to, quote_host ? MG_LIT(";host=\"") : MG_LIT(";host="));
+        to = mg_text_put(to, host);
+        to = mg_text_put(to, quote_host ? MG_LIT("\"") : MG_LIT(""));
     }
-    to = put(to, MG_LIT(";proto="));
-    to = put(to, x->view.scheme);
+    to = mg_text_put(to, MG_LIT(";proto="));
+    to = mg_text_put(to, x->view.scheme);
     return (mg_slice){ start, (uint32_t)(to - start) };
 }
 
@@ -169,8 +164,8 @@ static mg_slice present_target(struct mg_exchange *x)
     char *both = mg_arena_take(x->arena, (size_t)v->raw_path.len + 1 + v->query.len);
     if (!both)
         return v->raw_path;
-    char *to = put(put(both, v->raw_path), MG_LIT("?"));
-    to = put(to, v->query);
+    char *to = mg_text_put(mg_text_put(both, v->raw_path), MG_LIT("?"));
+    to = mg_text_put(to, v->query);
     return (mg_slice){ both, (uint32_t)(to - both) };
 }
 
