@@ -144,13 +144,17 @@ void mg_engine_run(struct mg_exchange *x)
             x->view.step = MG_STEP_LOG;
         next = steps[x->view.step].run(x);
     }
-    x->running = false;
     if (next == MG_DONE)
         finish(x);
+    x->running = false;
 }
 
 void mg_engine_touch(struct mg_exchange *x)
 {
+    if (x->running) {
+        x->again = true;
+        return;
+    }
     if (x->touched)
         return;
     x->touched = true;

@@ -3,7 +3,7 @@
  * One repeating tick of the process's CPU clock; a run only notes the tick at
  * which it began. Past the budget the tick asks for a debug hook, which
  * raises an error in interpreted code. Compiled traces and C functions look at
- * no hook: a little later the tick leaves the VM with siglongjmp. That is done
+ * no hook: a little later the tick leaves the VM with a long jump. That is done
  * only while the code that runs is LuaJIT's or a trace of its making. No
  * function of the core ever calls LuaJIT from inside a run (the seam's first
  * rule), so no state of the core can be torn then.
@@ -12,7 +12,6 @@
 
 #include <link.h>
 #include <math.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
@@ -35,7 +34,7 @@ static volatile sig_atomic_t code_count;
 static volatile sig_atomic_t ticks, began = -1;
 static int allowed; /* ticks a run */
 static lua_State *running;
-static sigjmp_buf way_out;
+static void *way_out[5]; /* the compiler's own jump: it keeps what a function must, and no signal mask */
 
 static int note_object(struct dl_phdr_info *info, size_t size, void *counter)
 {
@@ -92,7 +91,7 @@ static void on_tick(int signal, siginfo_t *info, void *context)
         return;
     int over = ticks - began - allowed;
     if (over > GRACE && may_leave(context))
-        siglongjmp(way_out, 1);
+        __builtin_longjmp(way_out, 1);
     if (over > 0)
         lua_sethook(running, stop, LUA_MASKCOUNT, 1);
 }
@@ -116,7 +115,7 @@ unsigned mg_budget_allowed(void)
 int mg_budget_call(lua_State *L, int arguments, int results)
 {
     running = L;
-    if (sigsetjmp(way_out, 0)) {
+    if (__builtin_setjmp(way_out)) {
         began = -1;
         return MG_BUDGET_LEFT;
     }
@@ -129,7 +128,7 @@ int mg_budget_call(lua_State *L, int arguments, int results)
 int mg_budget_resume(lua_State *co, int arguments)
 {
     running = co;
-    if (sigsetjmp(way_out, 0)) {
+    if (__builtin_setjmp(way_out)) {
         began = -1;
         return MG_BUDGET_LEFT;
     }

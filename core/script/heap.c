@@ -110,10 +110,24 @@ static bool has_same_place(size_t a, size_t b)
     return a <= COARSE_MOST && b <= COARSE_MOST && class_of(a) == class_of(b);
 }
 
+/* Most calls take or give one of the fine blocks: they come first. */
 void *mg_heap_change(void *heap, void *old, size_t old_size, size_t size)
 {
     struct mg_heap *h = heap;
 
+    if (!size && old && old_size - 1 < FINE_MOST) {
+        void **list = &h->free[(old_size - 1) / STEP];
+        *(void **)old = *list;
+        *list = old;
+        h->used -= old_size;
+        return NULL;
+    }
+    if (!old && size - 1 < FINE_MOST && h->used + size <= h->most && h->free[(size - 1) / STEP]) {
+        void **list = &h->free[(size - 1) / STEP], *block = *list;
+        *list = *(void **)block;
+        h->used += size;
+        return block;
+    }
     if (!old || !old_size) { /* old_size may hold a kind instead of a size when there is no old block */
         old_size = 0;
         if (!size)

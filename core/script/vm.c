@@ -42,6 +42,8 @@ struct vm {
     lua_State *L;     /* STEP and WORKS lie on its stack */
     lua_State *ready; /* works[0]: where the next phase runs */
     struct mg_heap heap;
+    size_t crowded;         /* what the heap may use before a collection is due at once */
+    uint8_t *prepared;      /* by route + 1: which of its works there are */
     bool inside;            /* Lua is on the stack */
     bool lost;              /* it was left in the middle: never entered again */
     struct mg_view **views; /* that Lua knows, by slot */
@@ -52,7 +54,7 @@ struct vm {
 
 enum { STEP = 1, WORKS = 2 }; /* where they lie on the stack */
 enum { WORKS_OF_READY = 1 };  /* and the works on that of the ready coroutine, below the one that runs */
-enum { GC_PAUSE = 300 };      /* percent of what is in use at which the next collection begins; LuaJIT's own is 200 */
+enum { GC_PAUSE = 400 };      /* percent of what is in use at which the next collection begins; LuaJIT's own is 200 */
 
 static struct vm *vm_of(const struct mg_generation *g)
 {
@@ -132,10 +134,10 @@ static void lose_to_budget(struct vm *vm)
  * nearly all in use is no good to anybody. */
 static void relieve(struct vm *vm)
 {
-    if (vm->heap.used < vm->heap.most / 10 * 9)
+    if (vm->heap.used < vm->crowded)
         return;
     lua_gc(vm->L, LUA_GCCOLLECT, 0);
-    if (vm->heap.used < vm->heap.most / 10 * 9)
+    if (vm->heap.used < vm->crowded)
         return;
     lose(vm, "Lua holds nearly all of memory_limit, and a collection freed too little");
 }
@@ -214,20 +216,30 @@ static int part(struct vm *vm, const struct mg_view *x, enum mg_phase phase, boo
     return answer;
 }
 
-/* The work that moongate.works numbers so, on the ready coroutine's stack. */
-static int push_work(lua_State *co, const struct mg_view *x, enum mg_phase phase)
+enum { REQUEST_WORK = 1, ROUTE_WORKS = 2 };
+enum { FIRST_ARGUMENTS = 3 };
+
+/* works.first makes all of a route's at once, but for the request phase, which comes before routing. */
+static inline uint8_t work_of(enum mg_phase phase)
 {
+    return phase == MG_PHASE_REQUEST ? REQUEST_WORK : ROUTE_WORKS;
+}
+
+/* The work that moongate.works numbers so, on the ready coroutine's stack. */
+static int push_work(struct vm *vm, const struct mg_view *x, enum mg_phase phase)
+{
+    lua_State *co = vm->ready;
     int arguments = 2;
 
-    lua_rawgeti(co, WORKS_OF_READY, (x->route + 1) * 16 + (int)phase + 1);
-    if (lua_isnil(co, -1)) {
-        lua_pop(co, 1);
+    if (vm->prepared[x->route + 1] & work_of(phase)) {
+        lua_rawgeti(co, WORKS_OF_READY, (x->route + 1) * 16 + (int)phase + 1);
+    } else {
         lua_getfield(co, WORKS_OF_READY, "first");
-        arguments = 3;
+        arguments = FIRST_ARGUMENTS;
     }
     lua_pushinteger(co, (lua_Integer)x->slot);
     lua_pushnumber(co, (lua_Number)(uintptr_t)x);
-    if (arguments == 3)
+    if (arguments == FIRST_ARGUMENTS)
         lua_pushinteger(co, (int)phase);
     return arguments;
 }
@@ -238,11 +250,14 @@ static int enter_phase(struct vm *vm, struct mg_view *x, enum mg_phase phase)
     if (vm->lost)
         return -1;
     vm->inside = true;
-    int status = mg_budget_resume(vm->ready, push_work(vm->ready, x, phase));
+    int arguments = push_work(vm, x, phase);
+    int status = mg_budget_resume(vm->ready, arguments);
     if (status == MG_BUDGET_LEFT) {
         lose_to_budget(vm);
         return -1;
     }
+    if (arguments == FIRST_ARGUMENTS && (!status || status == LUA_YIELD))
+        vm->prepared[x->route + 1] |= work_of(phase);
     if (status)
         return part(vm, x, phase, status == LUA_YIELD);
     if (lua_gettop(vm->ready) > WORKS_OF_READY) {
@@ -273,7 +288,8 @@ static void settle(struct vm *vm)
 {
     if (vm->inside)
         return;
-    deliver_wakes(vm);
+    if (vm->wake_count)
+        deliver_wakes(vm);
     mg_seam_settle();
     if (vm->lost && vm->generation->on_lost) {
         void (*on_lost)(struct mg_generation *) = vm->generation->on_lost;
@@ -290,7 +306,9 @@ static enum mg_next vm_enter(struct mg_policy *p, struct mg_view *x, enum mg_pha
     int answer = !know(vm, x) ? -1 : enter_phase(vm, x, phase);
     if (answer < 0)
         mg_phase_failed(x, (int)phase);
-    settle(vm);
+    /* The engine is on the stack; what else Lua set going is settled behind this event, as after all of them. */
+    if (vm->wake_count || vm->lost)
+        settle(vm);
     return answer > 0 ? MG_PARK : MG_MORE;
 }
 
@@ -442,6 +460,7 @@ static void close_vm(struct vm *vm)
     mg_heap_free(&vm->heap);
     free(vm->wakes);
     free(vm->views);
+    free(vm->prepared);
     free(vm);
 }
 
@@ -464,6 +483,7 @@ enum mg_status mg_vm_load(struct mg_generation *g, const char *script, mg_slice 
     vm->policy = vm_policy;
     vm->generation = g;
     vm->heap.most = (size_t)g->settings.memory_limit;
+    vm->crowded = vm->heap.most / 10 * 9;
     vm->L = lua_newstate(mg_heap_change, &vm->heap);
     if (!vm->L || load(vm, script)) {
         const char *text = vm->L ? lua_tostring(vm->L, -1) : NULL;
@@ -472,8 +492,15 @@ enum mg_status mg_vm_load(struct mg_generation *g, const char *script, mg_slice 
         return MG_MALFORMED;
     }
     lua_settop(vm->L, WORKS);
+    vm->prepared = calloc(g->route_count + 1, 1);
+    if (!vm->prepared) {
+        *problem = keep_problem("out of memory");
+        close_vm(vm);
+        return MG_MALFORMED;
+    }
     mg_budget_learn();
     vm->heap.most = (size_t)g->settings.memory_limit;
+    vm->crowded = vm->heap.most / 10 * 9;
     g->policy = &vm->policy;
     return MG_OK;
 }

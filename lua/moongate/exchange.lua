@@ -26,6 +26,8 @@ local function new_record()
   return {
     task = task,
     view = false,       -- mg_view *
+    pointer = 0,        -- the address that `kept` was made of
+    kept = false,       -- the view of the last exchange: the next one's often has the same address
     req = false,        -- what policies see; made when first needed
     headers = false,    -- of req
     res = false,        -- of the response that stands now
@@ -51,7 +53,8 @@ function exchange.open(slot, pointer)
     x = new_record()
   end
   live[slot] = x
-  x.view = ffi.cast(view_pointer, pointer)
+  if x.pointer ~= pointer then x.pointer, x.kept = pointer, ffi.cast(view_pointer, pointer) end
+  x.view = x.kept
   counts = counts or C.mg_lua_count(state.generation)
   counts.requests = counts.requests + 1
   return x
