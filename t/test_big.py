@@ -215,6 +215,7 @@ def test_many_slow_readers_need_little_memory(proxy, origin):
 def test_both_directions_at_once_do_not_lock_each_other(proxy, origin, who):
     """An origin that answers while it reads: both bodies are larger than all buffers."""
     total = 60 << 20
+    taken = threading.Event()
 
     def script(connection):
         connection.head()
@@ -222,6 +223,7 @@ def test_both_directions_at_once_do_not_lock_each_other(proxy, origin, who):
         pusher = threading.Thread(target=pour, args=(connection.sock, total))
         pusher.start()
         drain(connection, total)
+        taken.set()
         pusher.join(20)
     gate = proxy(origin.plays(script))
     client = gate.raw()
@@ -236,3 +238,4 @@ def test_both_directions_at_once_do_not_lock_each_other(proxy, origin, who):
     assert drain(client, total)
     writer.join(20)
     assert not writer.is_alive()
+    assert taken.wait(20)
