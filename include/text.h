@@ -17,8 +17,8 @@ static inline mg_slice mg_slice_of(const char *zero_ended)
     return (mg_slice){ zero_ended, (uint32_t)strlen(zero_ended) };
 }
 
-/* Copies s to `to`, which is not NULL, and gives where it ends. No call for the lengths that most names and values have:
- * two pieces that may overlap. */
+/* Copies s to `to`, which is not NULL, and gives where it ends. No call for the lengths that most names and values
+ * have: two pieces that may overlap. */
 static inline char *mg_text_put(char *to, mg_slice s)
 {
     char *end = to + s.len;

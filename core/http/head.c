@@ -90,7 +90,7 @@ static inline unsigned first_of(bytes16 found)
 #endif
 }
 
-/* The first byte in at..end that is no TCHAR. A usual name is letters, digits and hyphens, and is passed in one step. */
+/* The first byte in at..end that is no TCHAR. A usual name, of letters, digits and hyphens, is passed in one step. */
 static inline const char *skip_name(const char *at, const char *end)
 {
     bytes16 v;

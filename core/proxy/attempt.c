@@ -251,6 +251,8 @@ static void on_end(struct mg_stream *s, enum mg_why why)
     if (why == MG_WHY_COMPLETE) {
         x->out.from = NULL;
         release_peer(x, false, a->latency);
+        if (!x->client)
+            mg_engine_run(x); /* only the rest of its request was still on the way */
         return;
     }
     const char *text = s->problem ? s->problem : text_of(why);

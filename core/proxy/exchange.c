@@ -426,10 +426,16 @@ static enum mg_next cut_client(struct mg_exchange *x)
     return mg_go(x, MG_STEP_LOG);
 }
 
+/* The client has all of its answer; does the origin still wait for the rest of the request? */
+static bool uploads(const struct mg_exchange *x)
+{
+    return !x->view.gone && x->in.done && x->attempt.stream;
+}
+
 static enum mg_next step_relay(struct mg_exchange *x)
 {
     if (!x->client)
-        return mg_go(x, MG_STEP_LOG);
+        return uploads(x) ? MG_PARK : mg_go(x, MG_STEP_LOG);
     if (!x->view.head_sent) {
         if (x->failed)
             return mg_go(x, MG_STEP_ERROR);
