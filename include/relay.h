@@ -35,6 +35,7 @@ struct mg_flow {
     bool ended;                  /* Lua has seen the end */
     bool done;                   /* `to` has got all of it */
     bool stopped;                /* `from` was told to stop */
+    bool sliced;                 /* Lua gets it in pieces of a bounded size */
 };
 
 /* f is all zero. */
@@ -59,11 +60,13 @@ void mg_flow_settle(struct mg_flow *f);
 /* Drops all that is held, for good. */
 void mg_flow_drop(struct mg_flow *f);
 
-/* The seam's side. As mg_body_read, mg_body_take, mg_body_collect, mg_body_text, mg_body_piece, mg_body_replace. */
+/* The seam's side. As mg_body_read, mg_body_take, mg_body_collect, mg_body_text, mg_body_piece, mg_body_replace,
+ * mg_body_put_back, mg_answer_write. */
 int mg_flow_read(struct mg_flow *f);
 int mg_flow_take(struct mg_flow *f, mg_slice *out);
 int mg_flow_collect(struct mg_flow *f, uint64_t most);
 int mg_flow_text(struct mg_flow *f, mg_slice *out);
 int mg_flow_piece(struct mg_flow *f, mg_slice *out);
 int mg_flow_replace(struct mg_flow *f, const char *ptr, uint32_t len);
+int mg_flow_put_back(struct mg_flow *f, size_t len);
 int mg_flow_write(struct mg_flow *f, const char *ptr, uint32_t len);

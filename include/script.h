@@ -1,6 +1,7 @@
 /* script.h - what vm.c needs of the seam's other side. */
 #pragma once
 
+#include "coding.h"
 #include "fetch.h"
 #include "outside.h"
 

@@ -112,6 +112,7 @@ typedef struct mg_socket mg_socket;
 typedef struct mg_fetch mg_fetch;
 typedef struct mg_lookup_wait mg_lookup_wait;
 typedef struct mg_dict mg_dict;
+typedef struct mg_coder mg_coder;
 
 /* ---- An exchange: the part that Lua reads in place, without a call. ---- */
 
@@ -217,6 +218,31 @@ int mg_body_take(mg_view *x, int side, mg_slice *out);
  * than `most`. Then mg_body_text gives all of it. */
 int mg_body_collect(mg_view *x, int side, double most);
 int mg_body_text(mg_view *x, int side, mg_slice *out);
+
+/* In REQUEST_BODY and RESPONSE_BODY: the last `len` bytes of the piece are not used yet. They come again with what
+ * follows, and from now on in pieces of 64 KiB at most. */
+int mg_body_put_back(mg_view *x, int side, uint32_t len);
+/* Has the end arrived, with nothing left behind the piece? */
+bool mg_body_is_last(mg_view *x, int side);
+
+/* ---- Content codings. ---- */
+
+enum mg_coding { MG_CODING_GZIP, MG_CODING_DEFLATE, MG_CODING_BROTLI, MG_CODING_ZSTD };
+/* MORE follows; FLUSH: all that was given comes out now; END: nothing follows. */
+enum mg_code { MG_CODE_MORE, MG_CODE_FLUSH, MG_CODE_END };
+typedef struct mg_coded {
+    mg_slice bytes; /* what came out; until the next call, of any coder */
+    uint32_t used;  /* so many of the given bytes */
+} mg_coded;
+/* These belong to the task and are closed with it. level: the library's own. most: bytes that may come out in all;
+ * ratio: how many for each that goes in, once it is more than 1 MiB; 0: no bound. MG_NO_MEMORY. DEFLATE can only be
+ * decoded. */
+int mg_encoder_open(mg_task *t, int coding, int level, mg_coder **out);
+int mg_decoder_open(mg_task *t, int coding, double most, double ratio, mg_coder **out);
+/* 0: all is used; 1: call again with what was not used, for more comes out. MG_MALFORMED: not in this coding; MG_CUT:
+ * it ends too early; MG_FULL: over `most` or `ratio`; MG_NO_MEMORY. */
+int mg_coder_run(mg_coder *c, const char *ptr, uint32_t len, int how, mg_coded *out);
+void mg_coder_close(mg_coder *c);
 
 /* ---- Waiting. ---- */
 
@@ -361,6 +387,8 @@ typedef struct mg_settings {
     int32_t workers; /* 0: as many as processors */
     double drain_timeout, cpu_budget, memory_limit, shared_size;
     double log_flush;               /* seconds between writes of the access log */
+    double max_decoded_size;        /* bytes that may come out of a coded body; 0: no bound */
+    double max_decoded_ratio;       /* and how many for each that goes in */
     mg_slice access_log, error_log; /* a path, "stderr", "off", "syslog:/dev/log" */
     mg_slice log_format;            /* "json", "common", "combined" */
     mg_slice log_fields;            /* of json: names with commas; empty: all */

@@ -22,7 +22,7 @@ ERROR_LINE = re.compile(r"^\d{4}-\d\d-\d\dT\S+Z error ")
 
 # What must be 0 in every worker once all clients and origins have gone.
 LEFT_OPEN = ("connections", "exchanges", "streams", "blocks", "arenas", "tickets", "tasks", "fibers", "requests",
-             "sockets", "fetches", "dials", "lookups")
+             "sockets", "fetches", "coders", "dials", "lookups")
 
 
 def free_port():

@@ -15,6 +15,7 @@ DOORS = [
                     "server/control"}),
     (r"ares_\w+", {"net/resolve"}),
     (r"http_parser_\w+", {"http/head", "http/h1", "http/h1_write"}),
+    (r"(deflate|inflate)\w*|Brotli\w+|ZSTD_\w+", {"script/coding"}),
     (r"SSL_\w+", set()),
     (r"nghttp2_\w+", set()),
     (r"fork|execv\w*|posix_spawnp?", {"server/master", "server/main"}),

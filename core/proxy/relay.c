@@ -8,7 +8,10 @@
 
 #include "generation.h"
 
-enum { HELD_HIGH = 256 * 1024 }; /* what may wait for a taker before its source is stopped */
+enum {
+    HELD_HIGH = 256 * 1024, /* what may wait for a taker before its source is stopped */
+    SLICE_MOST = 64 * 1024, /* a piece of a flow that is sliced */
+};
 
 void mg_flow_init(struct mg_flow *f, mg_view *view, enum mg_phase phase)
 {
@@ -122,7 +125,10 @@ static bool filter(struct mg_flow *f)
 {
     struct mg_policy *policy = f->view->task->generation->policy;
 
-    mg_chain_move(&f->piece, &f->held);
+    if (f->sliced && f->held.bytes > SLICE_MOST)
+        mg_chain_split(&f->piece, &f->held, SLICE_MOST);
+    else
+        mg_chain_move(&f->piece, &f->held);
     f->ended = f->piece.bytes == 0;
     f->at_work = true;
     if (policy->enter(policy, f->view, f->phase) == MG_PARK)
@@ -352,6 +358,20 @@ int mg_flow_replace(struct mg_flow *f, const char *ptr, uint32_t len)
     mg_chain_clear(&f->piece);
     mg_chain_move(&f->piece, &fresh);
     return f->piece.failed ? MG_NO_MEMORY : MG_OK;
+}
+
+int mg_flow_put_back(struct mg_flow *f, size_t len)
+{
+    struct mg_chain front = { 0 };
+
+    if (!f->at_work || len > f->piece.bytes)
+        return MG_TOO_LATE;
+    mg_chain_split(&front, &f->piece, f->piece.bytes - len);
+    mg_chain_move(&f->piece, &f->held);
+    f->held = f->piece;
+    f->piece = front;
+    f->sliced = true;
+    return MG_OK;
 }
 
 int mg_flow_write(struct mg_flow *f, const char *ptr, uint32_t len)

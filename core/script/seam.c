@@ -262,6 +262,18 @@ int mg_body_replace(mg_view *v, int side, const char *ptr, uint32_t len)
     return mg_flow_replace(flow_of(v, side), ptr, len);
 }
 
+int mg_body_put_back(mg_view *v, int side, uint32_t len)
+{
+    return mg_flow_put_back(flow_of(v, side), len);
+}
+
+bool mg_body_is_last(mg_view *v, int side)
+{
+    const struct mg_flow *f = flow_of(v, side);
+
+    return f->whole && !f->held.bytes;
+}
+
 /* Bytes that were passed on, or will be by a taker that is there, can't be had any more. */
 static bool is_taken(const struct mg_flow *f)
 {
@@ -373,6 +385,7 @@ void mg_task_close(mg_task *task)
 
     mg_outside_end(task->generation, task);
     mg_fetch_end(task->generation, task);
+    mg_coding_end(task);
     mg_task_end(task);
     if (t->previous)
         t->previous->next = t->next;

@@ -107,6 +107,7 @@ static void fail_views(struct vm *vm)
         struct mg_exchange *x = MG_EXCHANGE_OF(v);
         mg_outside_end(vm->generation, &x->task);
         mg_fetch_end(vm->generation, &x->task);
+        mg_coding_end(&x->task);
         mg_task_gone(&x->task);
         fail_hooks_at_work(x);
     }
@@ -356,6 +357,7 @@ static void vm_finish(struct mg_policy *p, struct mg_view *x)
 
     mg_outside_end(vm->generation, x->task);
     mg_fetch_end(vm->generation, x->task);
+    mg_coding_end(x->task);
     if (x->slot >= vm->view_room || !vm->views[x->slot])
         return;
     vm->views[x->slot] = NULL;
@@ -369,6 +371,7 @@ static void vm_closed(struct mg_policy *p, struct mg_connection_view *c)
 
     mg_outside_end(vm->generation, c->task);
     mg_fetch_end(vm->generation, c->task);
+    mg_coding_end(c->task);
     enter(vm, MG_EVENT_CLOSED, c->slot, 0, NULL);
     settle(vm);
 }

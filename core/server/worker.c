@@ -250,12 +250,12 @@ static void report(void)
         text, sizeof(text),
         "{\"number\":%d,\"pid\":%d,\"generation\":%u,\"served\":%llu,\"connections\":%u,\"exchanges\":%u,"
         "\"streams\":%u,\"blocks\":%u,\"arenas\":%u,\"tickets\":%d,\"tasks\":%u,\"fibers\":%d,\"requests\":%d,"
-        "\"sockets\":%u,\"fetches\":%u,\"dials\":%u,\"idle\":%u,\"lookups\":%u,\"queued\":%u,\"memory\":%.0f,"
-        "\"log_dropped\":%lu}",
+        "\"sockets\":%u,\"fetches\":%u,\"coders\":%u,\"dials\":%u,\"idle\":%u,\"lookups\":%u,\"queued\":%u,"
+        "\"memory\":%.0f,\"log_dropped\":%lu}",
         w.options->number, (int)getpid(), g->number, (unsigned long long)mg_engine_served(), mg_listener_connections(),
         mg_engine_live(), mg_h1_streams(), mg_block_live(), mg_arena_live() - w.declared, g->tickets.used, g->tasks,
-        g->lua.fibers, g->lua.requests, mg_outside_live(), mg_fetch_live(), mg_dial_live(), mg_dial_idle(),
-        mg_resolve_live(), mg_attempt_queued(), mg_vm_memory(g), mg_sink_dropped());
+        g->lua.fibers, g->lua.requests, mg_outside_live(), mg_fetch_live(), mg_coding_live(), mg_dial_live(),
+        mg_dial_idle(), mg_resolve_live(), mg_attempt_queued(), mg_vm_memory(g), mg_sink_dropped());
 
     mg_channel_send(w.options->channel, MG_WORD_STATUS, text, (size_t)n, NULL, 0);
 }

@@ -37,7 +37,7 @@ local function begin(x, entry, phase, status)
     error(("%s answers, but the response's head has gone out"):format(who(phase, entry)), 0)
   end
   exchange.drop_response(x)
-  x.producer, x.filters = false, false
+  x.producer, x.filters, x.coded = false, false, false
   return x.view.response
 end
 

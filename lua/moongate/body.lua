@@ -1,6 +1,7 @@
 -- moongate.body - the body of a request or a response, whole or in pieces.
 local ffi = require "ffi"
 local C = require "moongate.seam"
+local coding = require "moongate.coding"
 local fiber = require "moongate.fiber"
 local json = require "moongate.json"
 local state = require "moongate.state"
@@ -26,24 +27,55 @@ local function explain(code, most)
   return ("the body can't be read (%d)"):format(code)
 end
 
---- All of the body; it stays in place and is relayed later. nil and the reason when it is longer than max_text_size.
----@return string? text, string? reason
-function body.text(x, side)
-  local route = x.route
-  local most = route and route.max_text_size or state.settings.max_text_size
+-- What to answer when a body can't be read: the client's fault, or the origin's.
+local function status_of(code, side)
+  if code == TOO_LATE or code == ABSENT then return 500 end
+  if side == C.MG_SIDE_RESPONSE then return 502 end
+  return code == FULL and 413 or 400
+end
+
+local function collect(x, side, most)
   local code = fiber.wait(C.mg_body_collect(x.view, side, most))
-  if code < 0 then return nil, explain(code, most) end
-  code = C.mg_body_text(x.view, side, slice)
-  if code < 0 then return nil, explain(code, most) end
+  if code >= 0 then code = C.mg_body_text(x.view, side, slice) end
+  if code < 0 then return nil, explain(code, most), status_of(code, side) end
   return slice.len > 0 and text(slice.ptr, slice.len) or ""
 end
 
---- The body as JSON; nil and the reason.
----@return any value, string? reason
+-- The coding a body has come in; nil and its name if it can't be decoded.
+local function coding_of(x, side)
+  local m = side == C.MG_SIDE_REQUEST and x.view.request or x.view.response
+  local coded = side == C.MG_SIDE_RESPONSE and x.coded
+  if coded and (coded.decode or coded.encode) then return coded.decode end  -- the head tells of what goes out
+  if C.mg_field_get(m, "content-encoding", 16, slice) ~= 0 then return nil end
+  return coding.read(text(slice.ptr, slice.len))
+end
+
+--- All of the body, decoded; it stays in place and is relayed as it came. nil, the reason and a status to answer with
+--- when it is longer than max_text_size, breaks off, or is not in the coding that its head tells of.
+---@return string? text, string? reason, integer? status
+function body.text(x, side)
+  local route = x.route
+  local most = route and route.max_text_size or state.settings.max_text_size
+  local number, unknown = coding_of(x, side)
+  if unknown then
+    return nil, ("the body comes as %s, which can't be decoded"):format(unknown),
+      side == C.MG_SIDE_REQUEST and 415 or 502
+  end
+  local whole, reason, status = collect(x, side, most)
+  if not whole or whole == "" or not number then return whole, reason, status end
+  local plain, code, why = coding.decode(x.view, number, whole, most)
+  if plain then return plain end
+  return nil, code == FULL and explain(code, most) or why, status_of(code, side)
+end
+
+--- The body as JSON; nil, the reason and a status to answer with.
+---@return any value, string? reason, integer? status
 function body.json(x, side)
-  local whole, reason = body.text(x, side)
-  if not whole then return nil, reason end
-  return json.decode(whole)
+  local whole, reason, status = body.text(x, side)
+  if not whole then return nil, reason, status end
+  local value, problem = json.decode(whole)
+  if problem then return nil, problem, status_of(C.MG_MALFORMED, side) end
+  return value
 end
 
 --- An iterator over the pieces. What is taken so is not relayed. Raises if the body breaks off.

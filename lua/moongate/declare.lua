@@ -48,6 +48,8 @@ local set_keys = {
   memory_limit = size { min = 2 ^ 23 },
   shared_size = size { min = 2 ^ 20 },
   log_flush = seconds(),
+  max_decoded_size = size(),
+  max_decoded_ratio = schema.number(),
   access_log = text { expect = 'a path, "stderr", "off" or "syslog:/dev/log"' },
   error_log = text { expect = 'a path or "stderr"' },
   log_format = schema.choice { "json", "common", "combined" },

@@ -1,8 +1,10 @@
--- moongate.edit - streaming edits of a response's body: res:replace and res:map.
+-- moongate.edit - streaming edits of a response's body: res:replace, res:map, res:decode and res:encode.
 --
 -- Each edit is a function(chunk) -> chunk, called with nil at the end. They run
--- after the policies' response_body hooks, in the order in which they were asked for.
+-- after the policies' response_body hooks, in the order in which they were asked for. A coded body is
+-- decoded before all of them, and encoded behind all of them.
 local C = require "moongate.seam"
+local coding = require "moongate.coding"
 local headers = require "moongate.headers"
 
 local edit = {}
@@ -24,19 +26,64 @@ local function mend_head(view)
   if etag and etag:sub(1, 2) ~= "W/" then h.etag = "W/" .. etag end
 end
 
+-- The pieces of this body pass through Lua.
+local function take_body(x)
+  if C.mg_view_want(x.view, C.MG_PHASE_RESPONSE_BODY) < 0 then
+    error("the body can't be changed any more: the response's head has gone out", 4)
+  end
+  mend_head(x.view)
+end
+
+-- From here on hooks and edits see plain bytes.
+local function decode(x)
+  local coded, h = x.coded, fields(x.view)
+  if coded and coded.encode then return end             -- the coding in the head is our own
+  local number, unknown = coding.read(h["content-encoding"])
+  if unknown then
+    error(("the body comes as %s, which can't be decoded; remove the request's header accept-encoding before it is "
+      .. "forwarded"):format(unknown), 4)
+  elseif not number then
+    return
+  elseif x.view.status == 206 then
+    error("a part (206) of a coded body can't be decoded; remove the request's header range before it is forwarded", 4)
+  end
+  take_body(x)
+  h["content-encoding"] = nil
+  if not coded then
+    coded = {}
+    x.coded = coded
+  end
+  coded.decode = number
+end
+
 local function add(x, filter)
-  local view = x.view
-  local coding = fields(view)["content-encoding"]
-  if coding and coding:lower() ~= "identity" then
-    error(("the body comes as %s, so it can't be edited; remove the request's header accept-encoding before it is "
-      .. "forwarded"):format(coding), 4)
-  end
-  if C.mg_view_want(view, C.MG_PHASE_RESPONSE_BODY) < 0 then
-    error("the body can't be edited any more: the response's head has gone out", 4)
-  end
-  mend_head(view)
+  decode(x)
+  take_body(x)
   x.filters = x.filters or {}
   x.filters[#x.filters + 1] = filter
+end
+
+function edit.decode(x)
+  decode(x)
+end
+
+function edit.encode(x, name, level)
+  local least, highest, usual = coding.levels(name)
+  if not least then error(('res:encode takes "gzip", "br" or "zstd", got %s'):format(tostring(name)), 3) end
+  level = level or usual
+  if type(level) ~= "number" or level % 1 ~= 0 or level < least or level > highest then
+    error(("res:encode: the level of %s is a whole number from %d to %d, got %s"):format(name, least, highest,
+      tostring(level)), 3)
+  end
+  local h = fields(x.view)
+  local now = h["content-encoding"]
+  if now and now:lower() ~= "identity" then
+    error(("res:encode: the body is coded already (%s); call res:decode first"):format(now), 3)
+  end
+  take_body(x)
+  h["content-encoding"] = name
+  x.coded = x.coded or {}
+  x.coded.encode, x.coded.level = coding.number(name), level
 end
 
 function edit.map(x, fn)

@@ -2,6 +2,7 @@
 local ffi = require "ffi"
 local C = require "moongate.seam"
 local answer = require "moongate.answer"
+local coding = require "moongate.coding"
 local exchange = require "moongate.exchange"
 local request = require "moongate.request"
 local response = require "moongate.response"
@@ -10,7 +11,7 @@ local text = ffi.string
 local filter = {}
 
 local slice = ffi.new "mg_slice"
-local edit_entry = { label = "res:replace or res:map", alone = true }
+local edit_entry = { label = "an edit of the response's body", alone = true }
 
 local function check(piece, entry, phase)
   if piece ~= nil and type(piece) ~= "string" then
@@ -52,7 +53,11 @@ function filter.response(list, route)
     local x, f = exchange.begin(slot, pointer, route)
     local view, req, res = x.view, x.req or request.of(x), x.res or response.of(x)
     local piece, last = take(view, C.MG_SIDE_RESPONSE)
-    local data = piece
+    local data, coded = piece, x.coded
+    if coded then
+      f.entry = edit_entry
+      data = coding.before(coded, view, C.MG_SIDE_RESPONSE, piece, last)
+    end
     for i = 1, #list do
       local entry = list[i]
       f.entry = entry
@@ -65,7 +70,13 @@ function filter.response(list, route)
       if data ~= "" then data = check(edits[i](data), edit_entry, "the body edit") or data end
       if last then data = data .. (check(edits[i](nil), edit_entry, "the body edit") or "") end
     end
-    give(view, C.MG_SIDE_RESPONSE, piece, data)
+    if coded then
+      f.entry = edit_entry
+      data = coding.after(coded, view, C.MG_SIDE_RESPONSE, data, last)
+      C.mg_body_replace(view, C.MG_SIDE_RESPONSE, data, #data)
+    else
+      give(view, C.MG_SIDE_RESPONSE, piece, data)
+    end
   end
 end
 

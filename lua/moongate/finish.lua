@@ -15,7 +15,10 @@ local limit_keys = {
   "max_body_size", "max_text_size", "max_connections", "keepalive_requests",
   "head_timeout", "body_timeout", "send_timeout", "idle_timeout", "half_close_timeout",
 }
-local number_keys = { "workers", "drain_timeout", "cpu_budget", "memory_limit", "shared_size", "log_flush" }
+local number_keys = {
+  "workers", "drain_timeout", "cpu_budget", "memory_limit", "shared_size", "log_flush", "max_decoded_size",
+  "max_decoded_ratio",
+}
 local text_keys = { "access_log", "error_log", "log_format", "log_level" }
 local word_keys = { "log_fields", "resolver" }
 
@@ -33,6 +36,9 @@ local function apply_settings(set)
   local settings = C.mg_generation_settings(state.generation)
   for _, key in ipairs(number_keys) do
     if set[key] then settings[key] = set[key] end
+  end
+  for _, key in ipairs { "max_decoded_size", "max_decoded_ratio" } do
+    state.settings[key] = tonumber(settings[key])
   end
   local function set_text(key, value)
     C.mg_settings_text(state.generation, settings[key], value, #value)

@@ -25,7 +25,7 @@ local function forward(x)
       .. "read and the response's head has not gone out", 0)
   end
   exchange.drop_response(x)
-  x.filters, x.producer = false, false
+  x.filters, x.coded, x.producer = false, false, false
   code = fiber.wait(code)
   if code < 0 then error(("forwarding failed (%d)"):format(code), 0) end
   return response_of(x)

@@ -181,14 +181,14 @@ function methods:bearer()
   return string_of(slice):match "^[Bb][Ee][Aa][Rr][Ee][Rr] +([%w%-._~+/]+=*)%s*$"
 end
 
---- The whole body, at most max_text_size long; it is still forwarded.
----@return string? text, string? reason
+--- The whole body, decoded, at most max_text_size long; it is still forwarded as it came.
+---@return string? text, string? reason, integer? status that tells it to the client
 function methods:text()
   return body.text(self[1] and self[2] or over(), C.MG_SIDE_REQUEST)
 end
 
 --- The whole body as JSON.
----@return any value, string? reason
+---@return any value, string? reason, integer? status
 function methods:json()
   return body.json(self[1] and self[2] or over(), C.MG_SIDE_REQUEST)
 end

@@ -32,14 +32,14 @@ end
 
 local methods = {}
 
---- The whole body, at most max_text_size long; it is still relayed.
----@return string? text, string? reason
+--- The whole body, decoded, at most max_text_size long; it is still relayed as it came.
+---@return string? text, string? reason, integer? status that tells it to the client
 function methods:text()
   return body.text(self[1] and self[2] or over(), C.MG_SIDE_RESPONSE)
 end
 
 --- The whole body as JSON.
----@return any value, string? reason
+---@return any value, string? reason, integer? status
 function methods:json()
   return body.json(self[1] and self[2] or over(), C.MG_SIDE_RESPONSE)
 end
@@ -65,6 +65,23 @@ end
 ---@return moongate.Response self
 function methods:map(fn)
   edit.map(self[1] and self[2] or over(), fn)
+  return self
+end
+
+--- Takes the coding off the body (gzip, deflate, br, zstd), so that response_body hooks see plain bytes; nothing if it
+--- has none. replace and map do so by themselves.
+---@return moongate.Response self
+function methods:decode()
+  edit.decode(self[1] and self[2] or over())
+  return self
+end
+
+--- Puts a coding on the body, behind all hooks and edits, and sets Content-Encoding.
+---@param coding "gzip"|"br"|"zstd"
+---@param level? integer the library's own
+---@return moongate.Response self
+function methods:encode(coding, level)
+  edit.encode(self[1] and self[2] or over(), coding, level)
   return self
 end
 

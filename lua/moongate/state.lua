@@ -12,7 +12,7 @@ local state = {
   init = {},
   exit = {},
   upstreams = {},           -- by name
-  settings = { max_text_size = 2 ^ 20 },
+  settings = { max_text_size = 2 ^ 20, max_decoded_size = 2 ^ 30, max_decoded_ratio = 300 },
   in_force = false,         -- START has come: timers begin at once
 }
 

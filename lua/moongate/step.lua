@@ -34,6 +34,7 @@ local function ended(f, ok, problem, trace, waited)
   if not view then return end
   if not ok and phase == ATTEMPT and x.headers then x.headers[2] = false end
   if not ok then
+    x.filters, x.coded = false, false       -- they were for a response that nobody gets
     if trace then log_failure(x, f, trace) end
     if trace or view.gone == 0 then C.mg_phase_failed(view, phase) end
   end

@@ -5,7 +5,8 @@
 --
 -- A word is found across the borders of pieces too, and nothing is held back but
 -- what may be the beginning of one. `types` are the media types to edit. Origins
--- are not offered compression, since only plain text can be edited.
+-- are not offered compression, which would only have to be undone; put body.compress before this one to compress what
+-- goes to the client.
 
 local gate = require "moongate"
 
@@ -24,16 +25,16 @@ return function(given)
     end
   end
 
-  local function access(req)
+  local function attempt(req)
     req.headers["accept-encoding"] = nil
   end
 
   local function response(_, res)
-    if res.status == 206 or res.headers["content-encoding"] then return end
+    if res.status == 206 then return end
     local media_type = (res.headers["content-type"] or ""):match("^[^;%s]+")
     if not media_type or not types[media_type:lower()] then return end
     for from, to in pairs(options.words) do res:replace(from, to) end
   end
 
-  return { name = "body.replace", access = access, response = response }
+  return { name = "body.replace", attempt = attempt, response = response }
 end
