@@ -54,7 +54,7 @@ struct ev_loop;
 
 /* Every transport of the process runs on this loop. `after` is called after
  * each event that was handed up, with nothing else on the stack: the place to
- * flush what it led to, and to free what is done. False without memory. */
+ * flush what it led to, and to free what is done. False with errno. */
 bool mg_transport_start(struct ev_loop *loop, void (*after)(void));
 void mg_transport_stop(void);
 

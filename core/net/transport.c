@@ -17,6 +17,7 @@
 
 #include <ev.h>
 #include <netinet/tcp.h>
+#include <sys/epoll.h>
 
 enum { SOCKET_MAGIC = 0x6d677472 }; /* "mgtr" */
 
@@ -29,14 +30,14 @@ struct mg_socket_transport {
     bool dialled; /* we opened it */
 };
 
-/* Sockets that we opened have a loop of their own, nested in the first: with many clients ready at once it is looked at
- * after every few of them. So answers do not wait behind a thousand new requests, few exchanges are open at a time, and
- * the memory and the connections that they use are still in the cache when the next ones use them. */
-enum { ACCEPTED_AT_ONCE = 32 };
+/* With many clients ready at once, answers that come meanwhile must not wait behind all of them: few exchanges are open
+ * at a time then, and the memory and the connections that they use are still in the cache when the next ones use them.
+ * So the sockets that we opened are in a second epoll set, too, which is looked at after every few clients' events. */
+enum { ACCEPTED_AT_ONCE = 32, ANSWERS_AT_ONCE = 64 };
 
-static struct ev_loop *accepted_loop, *dialled_loop;
-static ev_embed dialled_nest;
-static unsigned accepted_events;
+static struct ev_loop *loop;
+static int answers = -1;         /* the second set */
+static unsigned accepted_events; /* since there was one of a socket that we opened */
 static void (*after_event)(void);
 static unsigned live;
 static struct mg_socket_transport *handed_up; /* whose event is being handed up; NULL once it was closed */
@@ -45,11 +46,6 @@ static struct mg_socket_transport *socket_of(struct mg_transport *t)
 {
     assert(t->magic == SOCKET_MAGIC);
     return (struct mg_socket_transport *)t;
-}
-
-static struct ev_loop *loop_of(const struct mg_socket_transport *s)
-{
-    return s->dialled ? dialled_loop : accepted_loop;
 }
 
 /* What a failed or empty call means; the call is made again for EINTR. */
@@ -99,7 +95,7 @@ static void socket_close(struct mg_transport *t, bool abort)
     struct mg_socket_transport *s = socket_of(t);
     if (handed_up == s)
         handed_up = NULL;
-    ev_io_stop(loop_of(s), &s->io);
+    ev_io_stop(loop, &s->io);
     if (abort) {
         struct linger reset = { .l_onoff = 1, .l_linger = 0 };
         setsockopt(s->io.fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
@@ -119,11 +115,11 @@ static void watch(struct mg_socket_transport *s, int events)
 {
     if (events == watched(s))
         return;
-    ev_io_stop(loop_of(s), &s->io);
+    ev_io_stop(loop, &s->io);
     if (!events)
         return;
     ev_io_set(&s->io, s->io.fd, events);
-    ev_io_start(loop_of(s), &s->io);
+    ev_io_start(loop, &s->io);
 }
 
 static void socket_want_read(struct mg_transport *t, bool on)
@@ -162,8 +158,12 @@ static void on_writable(struct mg_socket_transport *s)
 {
     watch(s, watched(s) & ~EV_WRITE);
     if (s->connecting) {
+        struct epoll_event e = { .events = EPOLLIN, .data.ptr = s };
+        int error = error_of(s);
         s->connecting = false;
-        s->base.events->on_connected(&s->base, error_of(s));
+        if (error == 0) /* without it, its answers may wait longer, which is all */
+            epoll_ctl(answers, EPOLL_CTL_ADD, s->io.fd, &e);
+        s->base.events->on_connected(&s->base, error);
     } else {
         s->base.events->on_writable(&s->base);
     }
@@ -177,35 +177,48 @@ static void on_readable(struct mg_socket_transport *s)
         watch(s, watched(s) & ~EV_READ);
 }
 
+/* Events of sockets that we opened are of a higher priority: fed here, they come before the clients' that are left. */
+static void look_for_answers(void)
+{
+    struct epoll_event found[ANSWERS_AT_ONCE];
+    int count = epoll_wait(answers, found, ANSWERS_AT_ONCE, 0);
+
+    for (int i = 0; i < count; i++) {
+        struct mg_socket_transport *s = found[i].data.ptr;
+        if (s->reading && watched(s) & EV_READ)
+            ev_feed_event(loop, &s->io, EV_READ);
+    }
+}
+
 static void on_event(struct ev_loop *l, ev_io *w, int events)
 {
+    (void)l;
     struct mg_socket_transport *s = handed_up = w->data;
+    bool dialled = s->dialled;
     if (events & EV_WRITE)
         on_writable(s);
     if (handed_up && (events & EV_READ))
         on_readable(s);
     after_event();
-    if (l == accepted_loop && ++accepted_events % ACCEPTED_AT_ONCE == 0)
-        ev_run(dialled_loop, EVRUN_NOWAIT);
+    if (dialled) {
+        accepted_events = 0;
+    } else if (++accepted_events >= ACCEPTED_AT_ONCE) {
+        accepted_events = 0;
+        look_for_answers();
+    }
 }
 
-bool mg_transport_start(struct ev_loop *loop, void (*after)(void))
+bool mg_transport_start(struct ev_loop *on, void (*after)(void))
 {
-    accepted_loop = loop;
+    loop = on;
     after_event = after;
-    dialled_loop = ev_loop_new(EVBACKEND_EPOLL);
-    if (!dialled_loop)
-        return false;
-    ev_embed_init(&dialled_nest, NULL, dialled_loop);
-    ev_set_priority(&dialled_nest, EV_MAXPRI);
-    ev_embed_start(loop, &dialled_nest);
-    return true;
+    answers = epoll_create1(EPOLL_CLOEXEC);
+    return answers >= 0;
 }
 
 void mg_transport_stop(void)
 {
-    ev_embed_stop(accepted_loop, &dialled_nest);
-    ev_loop_destroy(dialled_loop);
+    close(answers);
 }
 
 /* Owns fd from now on: it is closed if there is no memory. */
@@ -248,11 +261,14 @@ struct mg_transport *mg_transport_connect(const struct mg_address *to, const str
     s->base.events = events;
     s->base.owner = owner;
     s->connecting = s->dialled = true;
+    /* News of an origin comes before a client's in the same turn of the loop: a kept connection that has just ended, or
+     * has said something unasked, must not be borrowed first. */
+    ev_set_priority(&s->io, EV_MAXPRI);
     watch(s, EV_WRITE);
     /* An interrupted connect goes on in the background, as one in progress does. */
     if (connect(fd, &to->any, to->len) < 0 && errno != EINPROGRESS && errno != EINTR) {
         s->connect_error = errno;
-        ev_feed_event(dialled_loop, &s->io, EV_WRITE);
+        ev_feed_event(loop, &s->io, EV_WRITE);
     }
     return &s->base;
 }
