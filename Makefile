@@ -16,7 +16,7 @@ SRC := base/text base/clock base/log base/arena base/block \
        http/uri http/message http/head http/framing http/h1_write http/h1_read http/h1 \
        proxy/shared proxy/dict proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
        proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
-       script/outside script/fetch script/coding script/seam script/heap script/budget script/vm \
+       script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget script/vm \
        server/listener server/bind server/channel server/worker server/control server/master server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)
 LUA := $(shell find lua -name '*.lua')

@@ -24,5 +24,8 @@ void mg_budget_learn(void);
 int mg_budget_call(struct lua_State *L, int arguments, int results);
 /* The same of lua_resume. */
 int mg_budget_resume(struct lua_State *co, int arguments);
+/* As lua_pcall with a handler, for a script's top level: it may take *seconds, which it may change itself. Nothing of
+ * it is compiled, so that whatever loops can be told by its line. */
+int mg_budget_load(struct lua_State *L, int arguments, int handler, const double *seconds);
 /* Milliseconds of CPU that a run may take. */
 unsigned mg_budget_allowed(void);

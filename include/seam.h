@@ -387,6 +387,7 @@ typedef struct mg_settings {
     int32_t workers; /* 0: as many as processors */
     double drain_timeout, cpu_budget, memory_limit, shared_size;
     double log_flush;               /* seconds between writes of the access log */
+    double load_budget;             /* seconds of CPU that the script's top level may take */
     double max_decoded_size;        /* bytes that may come out of a coded body; 0: no bound */
     double max_decoded_ratio;       /* and how many for each that goes in */
     mg_slice access_log, error_log; /* a path, "stderr", "off", "syslog:/dev/log" */
@@ -464,6 +465,27 @@ double mg_now(void);  /* monotonic */
 double mg_time(void); /* Unix */
 int mg_base64(const char *ptr, uint32_t len, bool url, mg_slice *out);
 int mg_unbase64(const char *ptr, uint32_t len, mg_slice *out);
+
+/* ---- Cryptography. ---- */
+
+enum mg_digest { MG_DIGEST_SHA1, MG_DIGEST_SHA256, MG_DIGEST_SHA384, MG_DIGEST_SHA512 };
+/* `to` has room for 64 bytes; how many it has got, or below 0. */
+int mg_crypto_digest(int digest, const char *ptr, uint32_t len, char *to);
+int mg_crypto_hmac(int digest, const char *key, uint32_t key_len, const char *ptr, uint32_t len, char *to);
+int mg_crypto_random(char *to, uint32_t len);
+/* Takes as long whichever byte differs. */
+bool mg_crypto_equal(const char *a, const char *b, uint32_t len);
+
+enum { MG_SEAL_NONCE = 12, MG_SEAL_TAG = 16 };
+typedef struct mg_seal {
+    mg_slice key;     /* 16, 24 or 32 bytes */
+    mg_slice context; /* vouched for, but not hidden */
+    mg_slice text;    /* to open: with the tag at its end */
+    char nonce[12];   /* never the same twice with one key */
+} mg_seal;
+/* AES-GCM. `to` has room for the text and, to seal, the tag; how many bytes it has got. MG_MALFORMED: not sealed so. */
+int mg_crypto_seal(const mg_seal *s, char *to);
+int mg_crypto_open(const mg_seal *s, char *to);
 
 /* What Lua has open, counted by Lua itself in place: for the question what is left open. */
 typedef struct mg_lua_counts {

@@ -22,6 +22,7 @@ local gate = {
   log = require "moongate.log",
   json = require "moongate.json",
   base64 = require "moongate.base64",
+  crypto = require "moongate.crypto",
   escape = escape.escape,
   unescape = escape.unescape,
 }

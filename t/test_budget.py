@@ -3,6 +3,7 @@ import threading
 
 import pytest
 
+from moongate import run
 from wire import Cut
 
 RUNAWAYS = {
@@ -84,3 +85,33 @@ def test_the_log_says_that_a_run_took_too_long(tamed):
     assert gate.get("/bad").status == 500
 
     gate.wait_log("budget|too long|CPU")
+
+
+LOADS = {
+    "a loop": ("local n = 0\nwhile true do n = n + 1 end", "gateway.lua:3: the script's top level took longer than load_budget"),
+    "a loop in a function": ("local function spin()\nrepeat until false\nend\nspin()", "gateway.lua:3: the script's top level took"),
+    "a loop that catches its errors": ("while true do pcall(function() while true do end end) end",
+                                       "gateway.lua: the script's top level took longer than load_budget"),
+    "a pathological pattern": ('string.find(("a"):rep(80), ("a-"):rep(30) .. "b")', "gateway.lua: the script's top level took"),
+}
+
+
+@pytest.mark.parametrize("top", LOADS, ids=[name.replace(" ", "-") for name in LOADS])
+@pytest.mark.parametrize("command", ["check", "start"])
+def test_a_top_level_that_never_ends_is_refused_with_its_place(tmp_path, command, top):
+    script = tmp_path / "gateway.lua"
+    script.write_text(f'local gate = require "moongate"; gate.set {{ load_budget = 0.2 }}\n{LOADS[top][0]}\n')
+
+    done = run(*(["check"] if command == "check" else []), "gateway.lua", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert LOADS[top][1] in done.stderr
+
+
+def test_a_top_level_may_compute_for_a_while(moongate):
+    gate = moongate("""local n = 0
+        for i = 1, 2e7 do n = i end
+        gate.route { "/", handler = function() return 200, tostring(n) end }
+    """, set="cpu_budget = 0.05")
+
+    assert gate.get("/").body == b"20000000"

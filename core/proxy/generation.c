@@ -38,6 +38,7 @@ static void default_settings(mg_settings *s)
         .memory_limit = 256.0 * 1024 * 1024,
         .shared_size = 1024.0 * 1024 * 1024,
         .log_flush = 1,
+        .load_budget = 5,
         .max_decoded_size = 1024.0 * 1024 * 1024,
         .max_decoded_ratio = 300,
         .access_log = MG_LIT("stderr"),

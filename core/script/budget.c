@@ -20,6 +20,7 @@
 
 #include <lauxlib.h>
 #include <lua.h>
+#include <luajit.h>
 
 enum { TICK_US = 10000, GRACE = 3, CODES_MOST = 128 };
 
@@ -32,7 +33,8 @@ struct code {
 static struct code codes[CODES_MOST];
 static volatile sig_atomic_t code_count;
 static volatile sig_atomic_t ticks, began = -1;
-static int allowed; /* ticks a run */
+static int allowed;           /* ticks a run; 0: no bound */
+static const double *loading; /* seconds that the top level which runs now may take */
 static lua_State *running;
 static void *way_out[5]; /* the compiler's own jump: it keeps what a function must, and no signal mask */
 
@@ -82,29 +84,52 @@ static void stop(lua_State *L, lua_Debug *ar)
     luaL_error(L, "this run took longer than cpu_budget allows (%d ms of CPU)", (int)mg_budget_allowed());
 }
 
+static void stop_loading(lua_State *L, lua_Debug *ar)
+{
+    (void)ar;
+    lua_sethook(L, NULL, 0, 0);
+    luaL_where(L, 0);
+    lua_pushfstring(L,
+                    "%sthe script's top level took longer than load_budget allows (%f seconds of CPU); it should only "
+                    "declare",
+                    lua_tostring(L, -1), *loading);
+    lua_error(L);
+}
+
+static int ticks_of(double seconds)
+{
+    return seconds < 1e6 ? (int)ceil(seconds * 1e6 / TICK_US) : 0;
+}
+
 static void on_tick(int signal, siginfo_t *info, void *context)
 {
     (void)signal;
     (void)info;
     ticks++;
-    if (began < 0 || !allowed)
+    int most = loading ? ticks_of(*loading) : allowed;
+    if (began < 0 || !most)
         return;
-    int over = ticks - began - allowed;
+    int over = ticks - began - most;
     if (over > GRACE && may_leave(context))
         __builtin_longjmp(way_out, 1);
     if (over > 0)
-        lua_sethook(running, stop, LUA_MASKCOUNT, 1);
+        lua_sethook(running, loading ? stop_loading : stop, LUA_MASKCOUNT, 1);
+}
+
+static bool tick(bool on)
+{
+    struct itimerval every = { 0 };
+    struct sigaction action = { .sa_sigaction = on_tick, .sa_flags = SA_RESTART | SA_SIGINFO | SA_NODEFER };
+
+    if (on)
+        every = (struct itimerval){ { 0, TICK_US }, { 0, TICK_US } };
+    return sigaction(SIGPROF, &action, NULL) == 0 && setitimer(ITIMER_PROF, &every, NULL) == 0;
 }
 
 bool mg_budget_start(double seconds)
 {
-    struct itimerval every = { { 0, TICK_US }, { 0, TICK_US } };
-    struct sigaction action = { .sa_sigaction = on_tick, .sa_flags = SA_RESTART | SA_SIGINFO | SA_NODEFER };
-
-    allowed = (int)ceil(seconds * 1e6 / TICK_US);
-    if (allowed <= 0)
-        return true;
-    return sigaction(SIGPROF, &action, NULL) == 0 && setitimer(ITIMER_PROF, &every, NULL) == 0;
+    allowed = ticks_of(seconds);
+    return !allowed || tick(true);
 }
 
 unsigned mg_budget_allowed(void)
@@ -122,6 +147,32 @@ int mg_budget_call(lua_State *L, int arguments, int results)
     began = ticks;
     int failed = lua_pcall(L, arguments, results, 0);
     began = -1;
+    return failed;
+}
+
+static void end_load(void)
+{
+    began = -1;
+    loading = NULL;
+    if (!allowed)
+        (void)tick(false);
+}
+
+int mg_budget_load(lua_State *L, int arguments, int handler, const double *seconds)
+{
+    mg_budget_learn();
+    running = L;
+    loading = seconds;
+    luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
+    (void)tick(true); /* without a clock there is no bound */
+    if (__builtin_setjmp(way_out)) {
+        end_load();
+        return MG_BUDGET_LEFT;
+    }
+    began = ticks;
+    int failed = lua_pcall(L, arguments, 0, handler);
+    end_load();
+    luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_ON);
     return failed;
 }
 

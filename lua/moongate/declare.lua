@@ -48,6 +48,7 @@ local set_keys = {
   memory_limit = size { min = 2 ^ 23 },
   shared_size = size { min = 2 ^ 20 },
   log_flush = seconds(),
+  load_budget = seconds(),
   max_decoded_size = size(),
   max_decoded_ratio = schema.number(),
   access_log = text { expect = 'a path, "stderr", "off" or "syslog:/dev/log"' },
@@ -186,6 +187,8 @@ function declare.set(options)
     declared.set[key] = value
     state.settings[key] = value
   end
+  -- This one bounds what runs now, so it can't wait until the end of it.
+  if options.load_budget then C.mg_generation_settings(state.generation).load_budget = options.load_budget end
 end
 
 -- ---- gate.listen ----

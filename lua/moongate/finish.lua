@@ -16,8 +16,8 @@ local limit_keys = {
   "head_timeout", "body_timeout", "send_timeout", "idle_timeout", "half_close_timeout",
 }
 local number_keys = {
-  "workers", "drain_timeout", "cpu_budget", "memory_limit", "shared_size", "log_flush", "max_decoded_size",
-  "max_decoded_ratio",
+  "workers", "drain_timeout", "cpu_budget", "memory_limit", "shared_size", "log_flush", "load_budget",
+  "max_decoded_size", "max_decoded_ratio",
 }
 local text_keys = { "access_log", "error_log", "log_format", "log_level" }
 local word_keys = { "log_fields", "resolver" }

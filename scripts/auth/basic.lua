@@ -7,7 +7,6 @@
 -- or false, and may wait: ask a database. The origin is told in x-user who it was.
 
 local gate = require "moongate"
-local equal = require "auth.equal"
 
 ---@param given { users: table<string, string>|fun(name: string, password: string): boolean?, realm: string? }
 ---@return table policy
@@ -22,7 +21,7 @@ return function(given)
   if type(knows) == "table" then
     local users = knows
     function knows(name, password)
-      local right = equal(password, users[name] or "")
+      local right = gate.crypto.equal(password, users[name] or "")
       return users[name] ~= nil and right
     end
   end

@@ -1,0 +1,122 @@
+/* crypto.c - digests, HMAC, random bytes and AES-GCM for scripts, by OpenSSL. */
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/rand.h>
+
+#include "seam.h"
+
+static const EVP_MD *digest_of(int digest)
+{
+    switch ((enum mg_digest)digest) {
+    case MG_DIGEST_SHA1:
+        return EVP_sha1();
+    case MG_DIGEST_SHA256:
+        return EVP_sha256();
+    case MG_DIGEST_SHA384:
+        return EVP_sha384();
+    case MG_DIGEST_SHA512:
+        return EVP_sha512();
+    }
+    return NULL;
+}
+
+int mg_crypto_digest(int digest, const char *ptr, uint32_t len, char *to)
+{
+    const EVP_MD *type = digest_of(digest);
+    unsigned made = 0;
+
+    if (!type)
+        return MG_MALFORMED;
+    return EVP_Digest(ptr, len, (unsigned char *)to, &made, type, NULL) == 1 ? (int)made : MG_NO_MEMORY;
+}
+
+int mg_crypto_hmac(int digest, const char *key, uint32_t key_len, const char *ptr, uint32_t len, char *to)
+{
+    const EVP_MD *type = digest_of(digest);
+    unsigned made = 0;
+
+    if (!type || key_len > INT32_MAX)
+        return MG_MALFORMED;
+    return HMAC(type, key, (int)key_len, (const unsigned char *)ptr, len, (unsigned char *)to, &made) ? (int)made
+                                                                                                      : MG_NO_MEMORY;
+}
+
+int mg_crypto_random(char *to, uint32_t len)
+{
+    if (len > INT32_MAX)
+        return MG_MALFORMED;
+    return RAND_bytes((unsigned char *)to, (int)len) == 1 ? MG_OK : MG_ABSENT;
+}
+
+bool mg_crypto_equal(const char *a, const char *b, uint32_t len)
+{
+    return CRYPTO_memcmp(a, b, len) == 0;
+}
+
+static const EVP_CIPHER *cipher_of(uint32_t key_len)
+{
+    switch (key_len) {
+    case 16:
+        return EVP_aes_128_gcm();
+    case 24:
+        return EVP_aes_192_gcm();
+    case 32:
+        return EVP_aes_256_gcm();
+    default:
+        return NULL;
+    }
+}
+
+/* What both ways begin with: key, nonce, and the bytes that are vouched for, but not hidden. */
+static bool begin(EVP_CIPHER_CTX *c, bool seal, const mg_seal *s)
+{
+    int n;
+
+    return EVP_CipherInit_ex(c, cipher_of(s->key.len), NULL, (const unsigned char *)s->key.ptr,
+                             (const unsigned char *)s->nonce, seal) == 1 &&
+           (!s->context.len ||
+            EVP_CipherUpdate(c, NULL, &n, (const unsigned char *)s->context.ptr, (int)s->context.len) == 1);
+}
+
+static bool is_sound(const mg_seal *s)
+{
+    return cipher_of(s->key.len) && s->context.len <= INT32_MAX && s->text.len <= INT32_MAX - MG_SEAL_TAG;
+}
+
+int mg_crypto_seal(const mg_seal *s, char *to)
+{
+    EVP_CIPHER_CTX *c;
+    unsigned char *out = (unsigned char *)to;
+    int made = 0, rest = 0;
+
+    if (!is_sound(s))
+        return MG_MALFORMED;
+    if (!(c = EVP_CIPHER_CTX_new()))
+        return MG_NO_MEMORY;
+    bool done = begin(c, true, s) &&
+                EVP_CipherUpdate(c, out, &made, (const unsigned char *)s->text.ptr, (int)s->text.len) == 1 &&
+                EVP_CipherFinal_ex(c, out + made, &rest) == 1 &&
+                EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_GET_TAG, MG_SEAL_TAG, out + made + rest) == 1;
+    EVP_CIPHER_CTX_free(c);
+    return done ? made + rest + MG_SEAL_TAG : MG_NO_MEMORY;
+}
+
+int mg_crypto_open(const mg_seal *s, char *to)
+{
+    EVP_CIPHER_CTX *c;
+    unsigned char *out = (unsigned char *)to;
+    int made = 0, rest = 0;
+
+    if (!is_sound(s) || s->text.len < MG_SEAL_TAG)
+        return MG_MALFORMED;
+    if (!(c = EVP_CIPHER_CTX_new()))
+        return MG_NO_MEMORY;
+    uint32_t len = s->text.len - MG_SEAL_TAG;
+    bool done = begin(c, false, s) &&
+                EVP_CipherUpdate(c, out, &made, (const unsigned char *)s->text.ptr, (int)len) == 1 &&
+                EVP_CIPHER_CTX_ctrl(c, EVP_CTRL_GCM_SET_TAG, MG_SEAL_TAG, (char *)s->text.ptr + len) == 1 &&
+                EVP_CipherFinal_ex(c, out + made, &rest) == 1;
+    EVP_CIPHER_CTX_free(c);
+    return done ? made + rest : MG_MALFORMED;
+}
