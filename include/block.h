@@ -61,6 +61,8 @@ void mg_chain_add(struct mg_chain *c, struct mg_block *b, const char *ptr, size_
 void mg_chain_copy(struct mg_chain *c, const void *bytes, size_t len);
 /* All of `from` to the end of `to`; from is empty then. */
 void mg_chain_move(struct mg_chain *to, struct mg_chain *from);
+/* The same, but little is copied behind the last bytes of `to` if it can be: one piece, one cheaper write. */
+void mg_chain_join(struct mg_chain *to, struct mg_chain *from);
 /* The first len bytes of `from`, which has as many, to the end of `to`. */
 void mg_chain_split(struct mg_chain *to, struct mg_chain *from, size_t len);
 /* Drops the first len bytes. */

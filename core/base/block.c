@@ -14,6 +14,9 @@
 /* What the lists may keep: 64 MiB of small blocks, 4 MiB of large ones. */
 enum { SMALL_MAX = 2048, LARGE_MAX = 8, SPANS_MAX = 4096 };
 
+/* What mg_chain_join() copies: less than a second span costs in a system call's vector. */
+enum { JOIN_MOST = 512 };
+
 struct block_list {
     struct mg_block *first;
     unsigned count, max;
@@ -245,6 +248,21 @@ void mg_chain_move(struct mg_chain *to, struct mg_chain *from)
     to->last = from->last;
     to->bytes += from->bytes;
     *from = (struct mg_chain){ 0 };
+}
+
+void mg_chain_join(struct mg_chain *to, struct mg_chain *from)
+{
+    const struct mg_span *last = to->last;
+
+    if (from->bytes > JOIN_MOST || from->failed || !last || last->block->refs != 1 ||
+        last->ptr + last->len != last->block->data + last->block->used ||
+        last->block->size - last->block->used < from->bytes) {
+        mg_chain_move(to, from);
+        return;
+    }
+    for (const struct mg_span *s = from->first; s; s = s->next)
+        fill_last(to, s->ptr, s->len);
+    mg_chain_clear(from);
 }
 
 /* Takes the first span off; it is the caller's. */

@@ -269,7 +269,7 @@ static void send_body(struct mg_stream *s, struct mg_chain *body, bool last)
             return;
         }
         h->out_left -= body->bytes;
-        mg_chain_move(&h->out, body);
+        mg_chain_join(&h->out, body);
         break;
     case MG_BODY_CHUNKED:
         send_chunk(h, body, last);

@@ -325,6 +325,34 @@ static void failure_is_sticky_and_moves_along(void)
     assert(!a.failed && mg_block_live() == 0);
 }
 
+static void little_is_joined_by_a_copy_and_much_by_its_spans(void)
+{
+    struct mg_chain a = { 0 }, b = { 0 };
+    mg_chain_copy(&a, "head ", 5);
+    mg_chain_copy(&b, "body", 4);
+    mg_chain_join(&a, &b);
+    assert(mg_chain_empty(&b) && span_count(&a) == 1 && chain_is(&a, "head body"));
+    assert(mg_block_live() == 1);
+
+    struct mg_chain holder = { 0 };
+    mg_chain_add(&holder, a.first->block, a.first->ptr, 4);
+    mg_chain_copy(&b, "!", 1);
+    mg_chain_join(&a, &b); /* somebody else reads that block */
+    assert(span_count(&a) == 2 && chain_is(&a, "head body!") && chain_is(&holder, "head"));
+    mg_chain_clear(&holder);
+    mg_chain_clear(&a);
+
+    char much[600];
+    memset(much, 'x', sizeof(much));
+    mg_chain_copy(&a, "head ", 5);
+    mg_chain_copy(&b, much, sizeof(much));
+    mg_chain_join(&a, &b);
+    assert(mg_chain_empty(&b) && span_count(&a) == 2 && a.bytes == 605);
+    mg_chain_clear(&a);
+    assert(mg_block_live() == 0);
+    mg_block_trim();
+}
+
 /* ---- clock ---- */
 
 static char fired[64];
@@ -558,6 +586,7 @@ static const struct {
     PROMISE(copies_use_the_room_of_a_block_nobody_else_holds),
     PROMISE(a_large_copy_is_whole),
     PROMISE(failure_is_sticky_and_moves_along),
+    PROMISE(little_is_joined_by_a_copy_and_much_by_its_spans),
     PROMISE(timeouts_fire_in_the_order_of_their_deadlines),
     PROMISE(a_moved_timeout_fires_once_and_a_cleared_one_never),
     PROMISE(a_timeout_may_set_itself_and_clear_another),
