@@ -2,7 +2,8 @@
  *
  * The door to zlib, brotli and zstd. A coder belongs to a task and is closed
  * with it. It turns bytes into bytes through one buffer that all share, so what
- * comes out must be taken before the next call. */
+ * comes out must be taken before the next call. An encoder's memory is much to
+ * get and give back for a small body, so a few are kept for those that come. */
 #include "coding.h"
 
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 
 enum {
     ROOM = 64 * 1024,             /* of what comes out of one call */
+    KEPT_MOST = 4,                /* encoders that wait for the next body */
     BUCKETS = 256,                /* coders by owner */
     GZIP_WINDOW = MAX_WBITS + 16, /* zlib's way to say: with gzip's head and end */
     BROTLI_WINDOW = 19,           /* 512 KiB: an encoder needs some 2 MiB with it */
@@ -31,6 +33,7 @@ struct mg_coder {
     const struct mg_task *owner;
     struct mg_coder *next, *previous;
     enum mg_coding coding;
+    int level; /* an encoder's */
     bool decodes;
     bool begun;       /* a decoder: a byte has come */
     bool at_end;      /* a decoder: its last byte ended a stream */
@@ -54,7 +57,8 @@ struct turn {
 };
 
 static struct mg_coder *coders[BUCKETS];
-static unsigned live;
+static struct mg_coder *kept[KEPT_MOST];
+static unsigned live, kept_count;
 static uint8_t buffer[ROOM];
 
 static struct mg_coder **bucket_of(const struct mg_task *t)
@@ -64,21 +68,65 @@ static struct mg_coder **bucket_of(const struct mg_task *t)
 
 /* ---- Opening and closing. ---- */
 
+/* Into the list of its owner's. */
+static void own(struct mg_coder *c, const struct mg_task *t)
+{
+    struct mg_coder **bucket = bucket_of(t);
+
+    c->owner = t;
+    c->previous = NULL;
+    c->next = *bucket;
+    if (c->next)
+        c->next->previous = c;
+    *bucket = c;
+    live++;
+}
+
+static void disown(struct mg_coder *c)
+{
+    if (c->previous)
+        c->previous->next = c->next;
+    else
+        *bucket_of(c->owner) = c->next;
+    if (c->next)
+        c->next->previous = c->previous;
+    live--;
+}
+
 static struct mg_coder *new_coder(const struct mg_task *t, int coding)
 {
     struct mg_coder *c = calloc(1, sizeof(*c));
 
     if (!c)
         return NULL;
-    struct mg_coder **bucket = bucket_of(t);
-    c->owner = t;
     c->coding = (enum mg_coding)coding;
-    c->next = *bucket;
-    if (c->next)
-        c->next->previous = c;
-    *bucket = c;
-    live++;
+    own(c, t);
     return c;
+}
+
+/* Keeps an encoder whose library can begin anew with it. False: it is not kept. */
+static bool keep(struct mg_coder *c)
+{
+    if (c->decodes || kept_count == KEPT_MOST)
+        return false;
+    if (c->zstd_out ? ZSTD_isError(ZSTD_CCtx_reset(c->zstd_out, ZSTD_reset_session_only))
+                    : c->coding != MG_CODING_GZIP || deflateReset(&c->z) != Z_OK)
+        return false;
+    c->in = c->out = 0;
+    kept[kept_count++] = c;
+    return true;
+}
+
+static struct mg_coder *take_kept(int coding, int level)
+{
+    for (unsigned i = 0; i < kept_count; i++) {
+        struct mg_coder *c = kept[i];
+        if ((int)c->coding == coding && c->level == level) {
+            kept[i] = kept[--kept_count];
+            return c;
+        }
+    }
+    return NULL;
 }
 
 static bool open_encoder(struct mg_coder *c, int level)
@@ -119,9 +167,16 @@ static bool open_decoder(struct mg_coder *c)
 
 int mg_encoder_open(mg_task *t, int coding, int level, mg_coder **out)
 {
-    *out = new_coder(t, coding);
-    if (*out && open_encoder(*out, level))
+    *out = take_kept(coding, level);
+    if (*out) {
+        own(*out, t);
         return MG_OK;
+    }
+    *out = new_coder(t, coding);
+    if (*out && open_encoder(*out, level)) {
+        (*out)->level = level;
+        return MG_OK;
+    }
     mg_coder_close(*out);
     return MG_NO_MEMORY;
 }
@@ -144,6 +199,9 @@ void mg_coder_close(mg_coder *c)
 {
     if (!c)
         return;
+    disown(c);
+    if (keep(c))
+        return;
     if (c->decodes)
         inflateEnd(&c->z); /* nothing if it was never begun */
     else
@@ -154,13 +212,6 @@ void mg_coder_close(mg_coder *c)
         BrotliDecoderDestroyInstance(c->brotli_in);
     ZSTD_freeCCtx(c->zstd_out);
     ZSTD_freeDCtx(c->zstd_in);
-    if (c->previous)
-        c->previous->next = c->next;
-    else
-        *bucket_of(c->owner) = c->next;
-    if (c->next)
-        c->next->previous = c->previous;
-    live--;
     free(c);
 }
 
