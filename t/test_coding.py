@@ -325,6 +325,29 @@ def test_a_client_that_leaves_in_the_middle_leaves_no_coder_behind(compressing, 
     go.set()
 
 
+@pytest.mark.parametrize("coding", DECODE)
+def test_an_encoder_that_was_left_in_the_middle_begins_anew_with_the_next_body(compressing, origin, coding):
+    go = threading.Event()
+
+    def play(connection):
+        connection.request()
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(PAGE))
+        connection.send(PAGE[:5000] if not go.is_set() else PAGE)
+        go.wait(10)
+    gate = compressing(server=origin.plays(play))
+    client = gate.raw()
+    client.send(request("GET", "/", f"Accept-Encoding: {coding}"))
+    client.final_head()
+    gate.wait_total("coders", 1)
+    client.close()
+    gate.wait_total("coders", 0)
+    go.set()
+
+    reply = gate.get("/", f"Accept-Encoding: {coding}")
+
+    assert DECODE[coding](reply.body) == PAGE
+
+
 def test_a_slow_reader_holds_the_origin_back(compressing, origin):
     sent = [0]
 
