@@ -14,6 +14,7 @@ endif
 SRC := base/text base/clock base/log base/arena base/block \
        net/address net/resolve net/transport \
        http/uri http/message http/head http/framing http/h1_write http/h1_read http/h1 \
+       http/h2_head http/h2_write http/h2_read http/h2 \
        proxy/shared proxy/dict proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
        proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget script/vm \
@@ -23,7 +24,7 @@ LUA := $(shell find lua -name '*.lua')
 FUZZ := $(basename $(notdir $(wildcard t/fuzz/*.c)))
 EMBEDDED := $(LUA:%.lua=$(BUILD)/%.o) $(BUILD)/seam_text.o
 
-PACKAGES := luajit openssl libcares zlib libbrotlienc libbrotlidec libzstd
+PACKAGES := luajit openssl libcares libnghttp2 zlib libbrotlienc libbrotlidec libzstd
 FLAGS_OF := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 LIBS_OF  := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
 VERSION  := 0.1.0
@@ -83,15 +84,16 @@ $(BUILD)/prefix: FORCE
 	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' > $@
 $(BUILD)/found:
 	@mkdir -p $(@D)
-	@printf '#include <%s>\n' luajit.h ev.h http_parser.h ares.h openssl/ssl.h zlib.h brotli/encode.h zstd.h | \
+	@printf '#include <%s>\n' luajit.h ev.h http_parser.h ares.h openssl/ssl.h nghttp2/nghttp2.h zlib.h brotli/encode.h zstd.h | \
 	 $(CC) $(CPPFLAGS) -fsyntax-only -x c - && command -v luajit > $@ || \
 	 { echo 'libraries are missing: run `make deps`'; exit 1; }
 
 # Debian's packages. Asks for rights only if something is missing.
 DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-parser-dev libc-ares-dev libssl-dev \
-        zlib1g-dev libbrotli-dev libzstd-dev lua-cjson
+        zlib1g-dev libbrotli-dev libzstd-dev libnghttp2-dev lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
-             valgrind dnsmasq-base nginx-light curl wrk python3-brotli zstd
+             valgrind dnsmasq-base nginx-light curl wrk python3-brotli zstd \
+             python3-h2 nghttp2-client
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
 DEPS_BENCH := nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3
 missing = $(filter-out $(shell dpkg-query -W -f '$${db:Status-Status}:$${Package}\n' $(1) 2>/dev/null | \

@@ -55,3 +55,5 @@ enum mg_status MG_MUST_CHECK mg_framing_take(struct mg_framing *f, const struct 
  * come, MG_MALFORMED. Fields that frame, route or authenticate (RFC 9110 6.5.1) are dropped. Sets f->whole. */
 int MG_MUST_CHECK mg_trailer_read(struct mg_framing *f, const struct mg_framing_limits *limits, const char *data,
                                   size_t len, struct mg_message *m, const char **why);
+/* Drops the fields that have no business in a trailer section: mg_trailer_read has done so. */
+void mg_trailer_strip(struct mg_message *m);

@@ -26,6 +26,7 @@ struct mg_listen {
     struct mg_address address;
     mg_slice text, where; /* as declared, and the script's line */
     int backlog;
+    bool http2; /* in clear text, too */
     mg_limits limits;
     struct mg_times times;
     struct mg_network *trusted;

@@ -378,6 +378,7 @@ typedef struct mg_limits {
     uint32_t max_chunk_line, max_chunk_extensions, max_trailer_size;
     uint64_t max_body_size, max_text_size;
     uint32_t max_connections, keepalive_requests;
+    uint32_t max_concurrent_streams, stream_window, max_resets, max_control_frames; /* HTTP/2 */
     double head_timeout, body_timeout, send_timeout, idle_timeout, half_close_timeout;
 } mg_limits;
 void mg_limits_default(mg_limits *l);
@@ -405,6 +406,7 @@ typedef struct mg_listen_spec {
     mg_slice trusted; /* networks with commas */
     mg_slice where;   /* "gateway.lua:3", for messages */
     int32_t backlog;
+    bool http2; /* a client may begin with HTTP/2 at once, in clear text */
     mg_limits limits;
 } mg_listen_spec;
 /* 0, or below 0 with mg_problem. Nothing is bound. */

@@ -20,6 +20,7 @@
 
 struct mg_carrier;
 struct mg_stream;
+struct mg_transport;
 
 enum mg_why {
     MG_WHY_COMPLETE, /* both messages went through whole */
@@ -93,6 +94,9 @@ struct mg_carrier_events {
     /* The client's side: a request's head was read. The receiver sets s->owner and s->events before it returns. A
      * request that the codec refused comes with request->status set; the codec closes after the answer. */
     void (*on_stream)(struct mg_carrier *c, struct mg_stream *s, const struct mg_message *request, bool last);
+    /* The client's side, if it is set: the first bytes are HTTP/2's connection preface (RFC 9113 3.4). Takes t over; of
+     * `begun`, which was read from it, a copy. on_closed follows. */
+    void (*on_preface)(struct mg_carrier *c, struct mg_transport *t, mg_slice begun);
     /* The origin's side: open() may be called (again). */
     void (*on_idle)(struct mg_carrier *c);
     /* It is freed after this returns; all its streams have ended before. */
@@ -106,6 +110,8 @@ struct mg_carrier_ops {
     void (*drain)(struct mg_carrier *c);
     /* At once. Streams get on_end(MG_WHY_CUT). */
     void (*close)(struct mg_carrier *c);
+    /* The origin's side: how many more streams it may open now. NULL: it carries one at a time. */
+    unsigned (*room)(struct mg_carrier *c);
 };
 
 struct mg_carrier {

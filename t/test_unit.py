@@ -16,7 +16,7 @@ LIBRARY = ROOT / "build" / ("sanitize" if SANITIZE else ".") / "libmoongate.a"
 # The library in Lua from its files: only the binary has it inside.
 WITH_LUA = {**os.environ,
             "LUA_PATH": f"{ROOT}/lua/?.lua;{ROOT}/lua/?/init.lua;{ROOT}/scripts/?.lua;{UNIT}/?.lua;;"}
-PACKAGES = ["luajit", "openssl", "libcares", "zlib", "libbrotlienc", "libbrotlidec", "libzstd"]
+PACKAGES = ["luajit", "openssl", "libcares", "libnghttp2", "zlib", "libbrotlienc", "libbrotlidec", "libzstd"]
 
 
 def shows(command, **options):

@@ -367,6 +367,17 @@ static bool may_trail(const struct mg_field *f)
     return true;
 }
 
+void mg_trailer_strip(struct mg_message *m)
+{
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < m->count; i++)
+        if (may_trail(&m->fields[i]))
+            m->fields[kept++] = m->fields[i];
+    m->count = (uint16_t)kept;
+    m->present &= ~UINT64_C(0xffffffff) | UINT64_C(1) << MG_FIELD_ETAG;
+}
+
 int mg_trailer_read(struct mg_framing *f, const struct mg_framing_limits *limits, const char *data, size_t len,
                     struct mg_message *m, const char **why)
 {
@@ -378,12 +389,7 @@ int mg_trailer_read(struct mg_framing *f, const struct mg_framing_limits *limits
     if (n == 0)
         return 0;
 
-    unsigned kept = 0;
-    for (unsigned i = 0; i < m->count; i++)
-        if (may_trail(&m->fields[i]))
-            m->fields[kept++] = m->fields[i];
-    m->count = (uint16_t)kept;
-    m->present &= ~UINT64_C(0xffffffff) | UINT64_C(1) << MG_FIELD_ETAG;
+    mg_trailer_strip(m);
     f->state = CHUNK_END;
     f->whole = true;
     return n;

@@ -23,7 +23,8 @@ static void destroy(struct mg_h1 *h)
     mg_timeout_clear(&h->timer);
     mg_chain_clear(&h->out);
     mg_h1_drop_input(h);
-    h->transport->ops->close(h->transport, h->abort);
+    if (h->transport)
+        h->transport->ops->close(h->transport, h->abort);
     h->carrier.events->on_closed(&h->carrier);
     h->carrier.magic = 0;
     free(h);
@@ -296,7 +297,7 @@ static void close_carrier(struct mg_carrier *c)
     mg_h1_end((struct mg_h1 *)c, MG_WHY_CUT, ((struct mg_h1 *)c)->open);
 }
 
-static const struct mg_carrier_ops carrier_ops = { open_stream, drain, close_carrier };
+static const struct mg_carrier_ops carrier_ops = { .open = open_stream, .drain = drain, .close = close_carrier };
 static const struct mg_transport_events transport_events = { .on_readable = on_readable, .on_writable = on_writable };
 
 static struct mg_h1 *adopt(struct mg_transport *t, const struct mg_h1_settings *settings,

@@ -485,6 +485,8 @@ void mg_origin_open(struct mg_origin *o, mg_slice host, uint16_t port)
         .max_chunk_line = 4 * 1024,
         .max_chunk_extensions = 16 * 1024,
         .max_trailer_size = 8 * 1024,
+        .max_concurrent_streams = 100,
+        .stream_window = 256 * 1024,
     };
     bool known = host.len > 5 && memcmp(host.ptr, "unix:", 5) == 0 ? mg_address_parse(host, &o->address)
                                                                    : mg_address_literal(host, port, &o->address);

@@ -112,6 +112,9 @@ static void say_who_asked(struct mg_exchange *x)
 {
     const struct mg_field *host = mg_message_known(&x->request, MG_FIELD_HOST);
     mg_slice host_value = host ? host->value : (mg_slice){ "", 0 };
+    mg_slice via = x->request.version < 11   ? MG_LIT("1.0 moongate")
+                   : x->request.version < 20 ? MG_LIT("1.1 moongate")
+                                             : MG_LIT("2.0 moongate");
     bool trusted = x->client->info->trusted;
 
     append(x, MG_FIELD_X_FORWARDED_FOR, x->view.client_ip, trusted);
@@ -121,7 +124,7 @@ static void say_who_asked(struct mg_exchange *x)
         append(x, MG_FIELD_X_FORWARDED_PROTO, x->view.scheme, false);
     if (host_value.len && (!trusted || !mg_message_has(&x->request, MG_FIELD_X_FORWARDED_HOST)))
         append(x, MG_FIELD_X_FORWARDED_HOST, host_value, false);
-    append(x, MG_FIELD_VIA, x->request.version < 11 ? MG_LIT("1.0 moongate") : MG_LIT("1.1 moongate"), true);
+    append(x, MG_FIELD_VIA, via, true);
 }
 
 /* A protocol the client may change to: it asked for it the right way (RFC 9110 7.8), and not for h2c, which is

@@ -114,6 +114,10 @@ void mg_limits_default(mg_limits *l)
         .max_chunk_extensions = 16 * 1024,
         .max_trailer_size = 8 * 1024,
         .max_text_size = 1024 * 1024,
+        .max_concurrent_streams = 128,
+        .stream_window = 128 * 1024,
+        .max_resets = 200,
+        .max_control_frames = 1000,
         .head_timeout = 10,
         .body_timeout = 30,
         .send_timeout = 30,
@@ -175,7 +179,7 @@ int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec)
 
     if (g->listen_count == LISTENS_MOST)
         return refuse("more than %d listeners", LISTENS_MOST);
-    *l = (struct mg_listen){ .backlog = spec->backlog, .limits = spec->limits };
+    *l = (struct mg_listen){ .backlog = spec->backlog, .http2 = spec->http2, .limits = spec->limits };
     if (!mg_address_parse(spec->address, &l->address))
         return refuse("\"%.*s\" is not an address to listen at; write one like \"0.0.0.0:8080\", \"[::1]:8080\", "
                       "\":8080\" or \"unix:/run/gate.sock\"",

@@ -14,7 +14,7 @@
 #include <ev.h>
 
 #include "exchange.h"
-#include "h1.h"
+#include "h2.h"
 #include "log.h"
 #include "transport.h"
 
@@ -100,10 +100,9 @@ static void on_closed(struct mg_carrier *c)
 
 static const struct mg_carrier_events carrier_events = { .on_stream = on_stream, .on_closed = on_closed };
 
-static void serve(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info)
+/* The codec's, or NULL without memory. */
+static void adopt(struct mg_listener *l, struct mg_carrier *c)
 {
-    struct mg_carrier *c = mg_h1_serve(t, &l->settings, info, &carrier_events, l);
-
     if (!c) {
         count_out(l);
         return;
@@ -114,6 +113,26 @@ static void serve(struct mg_listener *l, struct mg_transport *t, const struct mg
     carriers = c;
     if (draining)
         c->ops->drain(c);
+}
+
+/* A client that begins with HTTP/2 in clear text, without asking (RFC 9113 3.3). */
+static void on_preface(struct mg_carrier *c, struct mg_transport *t, mg_slice begun)
+{
+    struct mg_listener *l = c->owner;
+
+    count_in(l);
+    adopt(l, mg_h2_serve(t, &l->settings, &c->info, &carrier_events, l, begun));
+}
+
+static const struct mg_carrier_events either_events = {
+    .on_stream = on_stream,
+    .on_preface = on_preface,
+    .on_closed = on_closed,
+};
+
+static void serve(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info)
+{
+    adopt(l, mg_h1_serve(t, &l->settings, info, l->listen->http2 ? &either_events : &carrier_events, l));
 }
 
 /* ---- The connect phase. ---- */

@@ -19,7 +19,7 @@
 #include "budget.h"
 #include "channel.h"
 #include "engine.h"
-#include "h1.h"
+#include "h2.h"
 #include "listener.h"
 #include "log.h"
 #include "resolve.h"
@@ -253,9 +253,9 @@ static void report(void)
         "\"sockets\":%u,\"fetches\":%u,\"coders\":%u,\"dials\":%u,\"idle\":%u,\"lookups\":%u,\"queued\":%u,"
         "\"memory\":%.0f,\"log_dropped\":%lu}",
         w.options->number, (int)getpid(), g->number, (unsigned long long)mg_engine_served(), mg_listener_connections(),
-        mg_engine_live(), mg_h1_streams(), mg_block_live(), mg_arena_live() - w.declared, g->tickets.used, g->tasks,
-        g->lua.fibers, g->lua.requests, mg_outside_live(), mg_fetch_live(), mg_coding_live(), mg_dial_live(),
-        mg_dial_idle(), mg_resolve_live(), mg_attempt_queued(), mg_vm_memory(g), mg_sink_dropped());
+        mg_engine_live(), mg_h1_streams() + mg_h2_streams(), mg_block_live(), mg_arena_live() - w.declared,
+        g->tickets.used, g->tasks, g->lua.fibers, g->lua.requests, mg_outside_live(), mg_fetch_live(), mg_coding_live(),
+        mg_dial_live(), mg_dial_idle(), mg_resolve_live(), mg_attempt_queued(), mg_vm_memory(g), mg_sink_dropped());
 
     mg_channel_send(w.options->channel, MG_WORD_STATUS, text, (size_t)n, NULL, 0);
 }
@@ -332,6 +332,7 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
 static void flush(void)
 {
     mg_h1_flush();
+    mg_h2_flush();
     mg_outside_flush();
 }
 
@@ -456,6 +457,7 @@ static void end(void)
         mg_resolve_stop();
     mg_transport_stop();
     mg_clock_stop();
+    mg_h2_trim();
     mg_block_trim();
     mg_arena_trim();
     ev_loop_destroy(w.loop);

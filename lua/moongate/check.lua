@@ -16,7 +16,7 @@ local function print_line(indent, ...)
 end
 
 local function limit_text(key, value)
-  local is_size = key:find "_size$" or key:find "^max_chunk"
+  local is_size = key:find "_size$" or key == "stream_window" or key:find "^max_chunk"
   return key .. " " .. (is_size and schema.size_text(value) or ("%g"):format(value))
 end
 
@@ -35,6 +35,7 @@ end
 local listen_limits = {
   "max_head_size", "max_fields", "max_target_size", "max_chunk_line", "max_chunk_extensions", "max_trailer_size",
   "max_body_size", "max_connections", "keepalive_requests",
+  "max_concurrent_streams", "stream_window", "max_resets", "max_control_frames",
   "head_timeout", "body_timeout", "send_timeout", "idle_timeout", "half_close_timeout",
 }
 local route_limits = { "max_body_size", "max_text_size", "body_timeout", "send_timeout" }

@@ -29,6 +29,10 @@ local limits = {
   max_text_size = size { min = 1, max = whole },
   max_connections = count(),
   keepalive_requests = count(),
+  max_concurrent_streams = count { min = 1, max = 65535 },
+  stream_window = size { min = 16384, max = 2 ^ 24 },
+  max_resets = count(),
+  max_control_frames = count(),
   head_timeout = seconds(),
   body_timeout = seconds(),
   send_timeout = seconds(),
@@ -65,6 +69,7 @@ local listen_keys = {
   },
   backlog = count { min = 1, max = 65535, default = 4096 },
   trusted = schema.words { expect = 'a list of networks like { "10.0.0.0/8", "unix" }' },
+  http2 = schema.flag { default = true },
   tls = schema.later "TLS",
   proxy_protocol = schema.later "the PROXY protocol",
 }
@@ -201,7 +206,8 @@ function declare.listen(options)
   need_table(options, fail, "an address or a table that begins with one")
   local read = schema.read(options, listen_keys, fail)
 
-  local record = { address = read[1], backlog = read.backlog, trusted = read.trusted, limits = {}, place = place }
+  local record = { address = read[1], backlog = read.backlog, trusted = read.trusted, http2 = read.http2,
+    limits = {}, place = place }
   for key in pairs(limits) do record.limits[key] = read[key] end
   for _, other in ipairs(declared.listens) do
     if other.address == record.address then
