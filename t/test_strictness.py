@@ -113,7 +113,6 @@ REFUSED_HEADS = {
     "a method with a colon": (get(line=b"GET: /first HTTP/1.1"), {400, 501}),
     "a method with a NUL": (get(line=b"G\0T /first HTTP/1.1"), 400),
     "a method with a high byte": (get(line=b"G\xc9T /first HTTP/1.1"), 400),
-    "HTTP/2's preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400, 405, 505}),
     "a TLS hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 40 + b"\r\n\r\n", 400),
     "an endless method": (b"A" * 2000 + b" / HTTP/1.1\r\n" + HOST + b"\r\n", {400, 414, 431, 501}),
 
