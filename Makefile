@@ -93,7 +93,7 @@ DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-pars
         zlib1g-dev libbrotli-dev libzstd-dev libnghttp2-dev lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light curl wrk python3-brotli zstd \
-             python3-h2 nghttp2-client
+             python3-h2 nghttp2-client nodejs npm
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
 DEPS_BENCH := nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3
 missing = $(filter-out $(shell dpkg-query -W -f '$${db:Status-Status}:$${Package}\n' $(1) 2>/dev/null | \
@@ -116,7 +116,13 @@ deps-bench:
 run: deps
 	@$(MAKE) --no-print-directory all
 	exec $(BUILD)/moongate scripts/demo.lua
-test: deps-test
+# What the tests run of npm's, in the build folder.
+NODE := build/node/node_modules/@grpc/grpc-js/package.json
+$(NODE):
+	@mkdir -p build/node
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix build/node @grpc/grpc-js@1
+
+test: deps-test $(NODE)
 	@$(MAKE) --no-print-directory all $(BUILD)/libmoongate.a
 	MOONGATE_BINARY=$(CURDIR)/$(BUILD)/moongate SANITIZE=$(SANITIZE) /usr/bin/python3 -m pytest \
 	 -q -n 2 --timeout=120 -o cache_dir=$(CURDIR)/build/pytest $(T)

@@ -30,6 +30,7 @@ struct mg_attempt {
     bool sent, answered;     /* the request's head went out; a response's head came */
     bool reused, stale;      /* over a connection that had served before; which was closed meanwhile */
     bool fresh;              /* no kept connection any more */
+    bool refused;            /* the peer has not begun with it: safe to send again */
 };
 
 struct mg_exchange {

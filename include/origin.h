@@ -15,6 +15,8 @@ struct mg_origin {
     struct mg_clock_queue *connect;  /* the connect timeout */
     struct mg_clock_queue *response; /* until the response's head */
     unsigned keepalive;              /* idle connections kept a worker */
+    bool h2;                         /* it speaks HTTP/2: connections are shared */
+    unsigned connections;            /* of HTTP/2 a worker */
     unsigned turn;                   /* which of a name's addresses comes next */
     struct mg_pool *pool;            /* of the address, once known; dial.c's */
 };

@@ -417,6 +417,8 @@ typedef struct mg_upstream_spec {
     mg_slice where;
     int32_t balance; /* mg_balance */
     uint32_t keepalive, max_connections, queue, max_head_size;
+    uint32_t http2_connections, max_concurrent_streams; /* with http2 */
+    bool http2;                                         /* the peers speak HTTP/2 */
     uint32_t attempts;
     uint32_t retry_on; /* 1 << mg_failure */
     uint32_t retry_status_count;

@@ -175,8 +175,9 @@ static const char *text_of(enum mg_why why)
         return "the answer is over a limit";
     case MG_WHY_STALE:
         return "the kept connection was closed";
-    case MG_WHY_COMPLETE:
     case MG_WHY_REFUSED:
+        return "the stream was refused";
+    case MG_WHY_COMPLETE:
     case MG_WHY_CUT:
     case MG_WHY_CANCELLED:
         break;
@@ -257,7 +258,8 @@ static void on_end(struct mg_stream *s, enum mg_why why)
     }
     const char *text = s->problem ? s->problem : text_of(why);
     if (!a->answered) {
-        a->stale = why == MG_WHY_STALE;
+        a->refused = why == MG_WHY_REFUSED;
+        a->stale = why == MG_WHY_STALE || a->refused;
         fail_try(x, failure_of(why), text);
     } else {
         mg_log(MG_LOG_WARN, "peer %.*s: the response broke off: %s", (int)a->peer->name.len, a->peer->name.ptr, text);
@@ -329,7 +331,7 @@ static void begin_try(struct mg_exchange *x, struct mg_peer *p)
     a->picked = NULL;
     a->failure = MG_FAIL_NONE;
     a->text = NULL;
-    a->sent = a->answered = a->stale = false;
+    a->sent = a->answered = a->stale = a->refused = false;
     a->began = mg_clock_now();
     a->dial = (struct mg_dial){ .done = on_dialled, .events = &origin_events, .owner = x };
     x->view.tries++;
@@ -487,7 +489,7 @@ static bool is_replayable(const struct mg_exchange *x)
 /* RFC 9110 9.2.2: what the origin may have acted on is repeated only if acting twice is the same. */
 static bool is_safe_to_repeat(const struct mg_exchange *x)
 {
-    return !x->attempt.sent || mg_method_is_idempotent(x->view.method);
+    return !x->attempt.sent || x->attempt.refused || mg_method_is_idempotent(x->view.method);
 }
 
 static bool has_untried_peer(const struct mg_exchange *x)
@@ -574,7 +576,7 @@ enum mg_next mg_attempt_retry(struct mg_exchange *x)
 {
     struct mg_attempt *a = &x->attempt;
 
-    if (a->stale && a->reused && !a->fresh && is_replayable(x) && mg_method_is_idempotent(x->view.method))
+    if (a->stale && (a->reused || a->refused) && !a->fresh && is_replayable(x) && is_safe_to_repeat(x))
         return try_fresh(x);
     if (a->failure != MG_FAIL_STATUS && a->peer) {
         mg_log(MG_LOG_WARN, "peer %.*s: %s (try %u)", (int)a->peer->name.len, a->peer->name.ptr, a->text,

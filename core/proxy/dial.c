@@ -2,7 +2,8 @@
  *
  * A pool is all connections to one address; origins and connections hold it.
  * A connection is one struct from its first packet on: first it belongs to the
- * dial that connects it, then to its carrier, whose `owner` it is.
+ * dial that connects it, then to its carrier, whose `owner` it is. A connection
+ * of HTTP/2 is in its pool's list while it has room for another stream.
  */
 #include "dial.h"
 
@@ -11,7 +12,7 @@
 #include <string.h>
 
 #include "clock.h"
-#include "h1.h"
+#include "h2.h"
 #include "resolve.h"
 #include "text.h"
 
@@ -23,9 +24,12 @@ enum {
 static const double SOON = 1e-6; /* the next turn of the loop */
 
 struct mg_pool {
-    struct mg_pool *next;               /* in its bucket */
-    struct mg_carrier *newest, *oldest; /* idle connections; `next` is the older one */
+    struct mg_pool *next;                        /* in its bucket */
+    struct mg_carrier *newest, *oldest;          /* idle connections; `next` is the older one */
+    struct mg_dial_work *waiting, *last_waiting; /* of HTTP/2: for room in a connection */
     unsigned idle, refs, bucket;
+    unsigned connections; /* of HTTP/2: open, and the one that connects */
+    bool h2, connecting;
     struct mg_address address;
 };
 
@@ -45,8 +49,10 @@ struct mg_dial_work {
     struct mg_lookup *lookup;      /* while the name is looked up */
     struct connection *connection; /* while one connects */
     struct mg_timeout timeout;     /* the connect timeout, or SOON to tell a failure */
-    struct mg_dial_work *next_free;
-    const char *text; /* of the last failure */
+    struct mg_dial_work *next_free, *next_waiting;
+    struct mg_pool *waits_in; /* for room in a connection of this pool */
+    bool called;              /* its turn has come, or what it waited for is gone */
+    const char *text;         /* of the last failure */
     unsigned at, count;
     struct mg_address addresses[TRIES_MOST];
 };
@@ -69,18 +75,19 @@ static unsigned bucket_of(const struct mg_address *a)
 }
 
 /* With a reference for the caller; NULL without memory. */
-static struct mg_pool *pool_of(const struct mg_address *a)
+static struct mg_pool *pool_of(const struct mg_address *a, bool h2)
 {
     unsigned bucket = bucket_of(a);
     struct mg_pool *p = buckets[bucket];
 
-    while (p && !mg_address_equal(&p->address, a))
+    while (p && (p->h2 != h2 || !mg_address_equal(&p->address, a)))
         p = p->next;
     if (!p) {
         p = calloc(1, sizeof(*p));
         if (!p)
             return NULL;
         p->address = *a;
+        p->h2 = h2;
         p->bucket = bucket;
         p->next = buckets[bucket];
         buckets[bucket] = p;
@@ -143,16 +150,42 @@ static void close_idle(struct mg_carrier *carrier)
 
 /* ---- Connections. ---- */
 
+/* The first in line looks again, at the next turn of the loop. */
+static void call_waiting(struct mg_pool *p)
+{
+    struct mg_dial_work *w = p->waiting;
+
+    if (!w || w->called)
+        return;
+    w->called = true;
+    mg_timeout_set(&w->timeout, mg_clock_queue(SOON));
+}
+
 static void connection_free(struct connection *c)
 {
-    pool_drop(c->pool);
+    struct mg_pool *p = c->pool;
+
+    if (p->h2) {
+        p->connections--;
+        p->connecting &= !c->work;
+        call_waiting(p);
+    }
+    pool_drop(p);
     free(c);
 }
+
+static void serve_waiting(struct mg_pool *p);
 
 static void on_idle(struct mg_carrier *carrier)
 {
     struct connection *c = carrier->owner;
 
+    if (c->pool->h2) {
+        if (!c->idle)
+            put_idle(c, carrier);
+        serve_waiting(c->pool);
+        return;
+    }
     put_idle(c, carrier);
     while (c->pool->idle > (stopped ? 0 : c->keepalive))
         close_idle(c->pool->oldest);
@@ -179,9 +212,31 @@ static void serve_origin(struct connection *c, const struct mg_origin *o)
     c->keepalive = o->keepalive;
 }
 
+/* A stream of a connection that has room: one that has none, or is going, leaves the list. */
+static struct mg_stream *share(struct mg_pool *p, const struct mg_dial *d, const struct mg_origin *o)
+{
+    while (p->newest) {
+        struct mg_carrier *carrier = p->newest;
+        struct connection *c = carrier->owner;
+        struct mg_stream *s = carrier->ops->open(carrier, d->events, d->owner);
+
+        if (!s || !carrier->ops->room(carrier))
+            take_idle(c, carrier);
+        if (s) {
+            serve_origin(c, o);
+            return s;
+        }
+    }
+    return NULL;
+}
+
 static struct mg_stream *borrow(struct mg_pool *p, const struct mg_dial *d, const struct mg_origin *o,
                                 enum mg_dial_how how)
 {
+    if (p->h2)
+        return share(p, d, o);
+    if (how == MG_DIAL_FRESH)
+        return NULL;
     while (p->newest) {
         struct mg_carrier *carrier = p->newest;
         struct connection *c = carrier->owner;
@@ -222,8 +277,29 @@ static struct mg_dial_work *work_new(struct mg_dial *d, struct mg_origin *o)
     return w;
 }
 
+static void stop_waiting(struct mg_dial_work *w)
+{
+    struct mg_pool *p = w->waits_in;
+    struct mg_dial_work **link = &p->waiting, *before = NULL;
+
+    while (*link != w) {
+        before = *link;
+        link = &(*link)->next_waiting;
+    }
+    *link = w->next_waiting;
+    if (p->last_waiting == w)
+        p->last_waiting = before;
+    w->waits_in = NULL;
+    if (w->called)
+        call_waiting(p);
+    w->called = false;
+    pool_drop(p);
+}
+
 static void work_free(struct mg_dial_work *w)
 {
+    if (w->waits_in)
+        stop_waiting(w);
     w->dial->work = NULL;
     mg_timeout_clear(&w->timeout);
     if (w->lookup)
@@ -279,11 +355,17 @@ static const char *text_of(int error)
     }
 }
 
+static void look_again(struct mg_dial_work *w);
+
 static void on_timeout(struct mg_timeout *t)
 {
     struct mg_dial_work *w = (struct mg_dial_work *)((char *)t - offsetof(struct mg_dial_work, timeout));
 
-    if (w->connection)
+    if (w->called)
+        look_again(w);
+    else if (w->waits_in)
+        fail(w, MG_FAIL_CONNECT_TIMEOUT, "no stream of a connection was free in time");
+    else if (w->connection)
         fail(w, MG_FAIL_CONNECT_TIMEOUT, "the connection was not made in time");
     else if (w->lookup)
         fail(w, MG_FAIL_CONNECT_TIMEOUT, "the name was not resolved in time");
@@ -294,17 +376,20 @@ static void on_timeout(struct mg_timeout *t)
 static void on_connected(struct mg_transport *t, int error);
 static const struct mg_transport_events connecting_events = { .on_connected = on_connected };
 
-static struct connection *connection_open(const struct mg_address *a)
+static struct connection *connection_open(const struct mg_address *a, bool h2)
 {
-    struct mg_pool *pool = pool_of(a);
+    struct mg_pool *pool = pool_of(a, h2);
     struct connection *c = pool ? calloc(1, sizeof(*c)) : NULL;
 
     errno = ENOMEM;
     if (c) {
         c->pool = pool;
         c->transport = mg_transport_connect(a, &connecting_events, c);
-        if (c->transport)
+        if (c->transport) {
+            pool->connections += h2;
+            pool->connecting = h2;
             return c;
+        }
     }
     int error = errno;
     free(c);
@@ -318,7 +403,7 @@ static struct connection *connection_open(const struct mg_address *a)
 static bool connect_next(struct mg_dial_work *w)
 {
     while (w->at < w->count) {
-        struct connection *c = connection_open(&w->addresses[w->at++]);
+        struct connection *c = connection_open(&w->addresses[w->at++], w->origin->h2);
         if (c) {
             c->work = w;
             w->connection = c;
@@ -336,7 +421,6 @@ static void on_connected(struct mg_transport *t, int error)
     struct mg_dial *d = w->dial;
 
     w->connection = NULL;
-    c->work = NULL;
     if (error) {
         t->ops->close(t, true);
         connection_free(c);
@@ -345,8 +429,11 @@ static void on_connected(struct mg_transport *t, int error)
             fail(w, MG_FAIL_CONNECT, w->text);
         return;
     }
+    c->work = NULL;
+    c->pool->connecting = false;
     serve_origin(c, w->origin);
-    struct mg_carrier *carrier = mg_h1_dialled(t, &c->settings, &carrier_events, c);
+    struct mg_carrier *carrier = w->origin->h2 ? mg_h2_dialled(t, &c->settings, false, &carrier_events, c)
+                                               : mg_h1_dialled(t, &c->settings, &carrier_events, c);
     if (!carrier) {
         connection_free(c);
         fail(w, MG_FAIL_CONNECT, text_of(ENOMEM));
@@ -359,7 +446,76 @@ static void on_connected(struct mg_transport *t, int error)
         return;
     }
     work_free(w);
+    if (c->pool->h2 && carrier->ops->room(carrier))
+        put_idle(c, carrier);
     d->done(d, s, MG_FAIL_NONE, NULL);
+    if (c->pool->h2)
+        serve_waiting(c->pool);
+}
+
+/* ---- Waiting for room in a connection of HTTP/2. ---- */
+
+/* Begins to connect, or gets in line: one connection is made at a time, so that many requests at once share it. False
+ * with w->text when there is nobody to connect to. */
+static bool connect_or_wait(struct mg_dial_work *w)
+{
+    struct mg_pool *p = w->origin->h2 ? pool_of(&w->addresses[w->at < w->count ? w->at : 0], true) : NULL;
+
+    if (!p)
+        return connect_next(w);
+    if (!p->connecting && p->connections < w->origin->connections) {
+        bool begun = connect_next(w);
+        pool_drop(p);
+        return begun;
+    }
+    w->waits_in = p;
+    w->next_waiting = NULL;
+    if (p->waiting)
+        p->last_waiting->next_waiting = w;
+    else
+        p->waiting = w;
+    p->last_waiting = w;
+    return true;
+}
+
+static void serve_waiting(struct mg_pool *p)
+{
+    p->refs++;
+    while (p->waiting) {
+        struct mg_dial_work *w = p->waiting;
+        struct mg_dial *d = w->dial;
+        struct mg_stream *s = share(p, d, w->origin);
+
+        if (!s)
+            break;
+        w->called = false;
+        work_free(w);
+        d->done(d, s, MG_FAIL_NONE, NULL);
+    }
+    if (p->waiting && !p->connecting)
+        call_waiting(p);
+    pool_drop(p);
+}
+
+/* First in line, and something has changed: a stream, a connection of its own, or a place at the end again. */
+static void look_again(struct mg_dial_work *w)
+{
+    struct mg_dial *d = w->dial;
+    struct mg_pool *p = w->waits_in;
+    struct mg_stream *s = share(p, d, w->origin);
+
+    w->called = false;
+    if (s) {
+        work_free(w);
+        d->done(d, s, MG_FAIL_NONE, NULL);
+        return;
+    }
+    mg_timeout_set(&w->timeout, w->origin->connect);
+    if (p->connecting || p->connections >= w->origin->connections)
+        return;
+    stop_waiting(w);
+    if (!connect_next(w))
+        fail(w, MG_FAIL_CONNECT, w->text);
 }
 
 /* ---- Names. ---- */
@@ -390,7 +546,7 @@ static void on_lookup(void *owner, const struct mg_address *list, unsigned count
         return;
     }
     set_addresses(w, list, count);
-    if (!connect_next(w))
+    if (!connect_or_wait(w))
         fail(w, MG_FAIL_CONNECT, w->text);
 }
 
@@ -424,8 +580,8 @@ static struct mg_stream *dial_name(struct mg_dial *d, struct mg_origin *o, enum 
         fail_soon(w);
         return NULL;
     }
-    if (w->count && how != MG_DIAL_FRESH) {
-        struct mg_pool *pool = pool_of(&w->addresses[0]);
+    if (w->count) {
+        struct mg_pool *pool = pool_of(&w->addresses[0], o->h2);
         if (pool) {
             s = borrow(pool, d, o, how);
             pool_drop(pool);
@@ -435,7 +591,7 @@ static struct mg_stream *dial_name(struct mg_dial *d, struct mg_origin *o, enum 
             return s;
         }
     }
-    if (w->lookup || connect_next(w))
+    if (w->lookup || connect_or_wait(w))
         mg_timeout_set(&w->timeout, o->connect);
     else
         fail_soon(w);
@@ -450,8 +606,8 @@ struct mg_stream *mg_dial_begin(struct mg_dial *d, struct mg_origin *o, enum mg_
     if (!o->address.len)
         return dial_name(d, o, how);
     if (!o->pool)
-        o->pool = pool_of(&o->address);
-    if (o->pool && how != MG_DIAL_FRESH) {
+        o->pool = pool_of(&o->address, o->h2);
+    if (o->pool) {
         struct mg_stream *s = borrow(o->pool, d, o, how);
         if (s)
             return s;
@@ -462,7 +618,7 @@ struct mg_stream *mg_dial_begin(struct mg_dial *d, struct mg_origin *o, enum mg_
         return NULL;
     w->addresses[0] = o->address;
     w->count = 1;
-    if (connect_next(w))
+    if (connect_or_wait(w))
         mg_timeout_set(&w->timeout, o->connect);
     else
         fail_soon(w);

@@ -230,9 +230,52 @@ void mg_forward_response(struct mg_exchange *x)
     add_date(m, x->arena);
 }
 
+/* What gRPC's "HTTP to gRPC status code mapping" says of a status, and of those that it leaves open what is near. */
+static mg_slice grpc_status(unsigned status)
+{
+    switch (status) {
+    case 400:
+        return MG_LIT("13"); /* INTERNAL */
+    case 401:
+        return MG_LIT("16"); /* UNAUTHENTICATED */
+    case 403:
+        return MG_LIT("7"); /* PERMISSION_DENIED */
+    case 404:
+        return MG_LIT("12"); /* UNIMPLEMENTED */
+    case 413:
+    case 431:
+        return MG_LIT("8"); /* RESOURCE_EXHAUSTED */
+    case 429:
+    case 502:
+    case 503:
+    case 504:
+        return MG_LIT("14"); /* UNAVAILABLE */
+    default:
+        return MG_LIT("2"); /* UNKNOWN */
+    }
+}
+
+/* A call of gRPC is told in gRPC's way: a head alone, of status 200, that says why. */
+static bool answer_grpc(struct mg_exchange *x, unsigned status)
+{
+    const mg_slice grpc = MG_LIT("application/grpc");
+    const struct mg_field *type = mg_message_known(&x->request, MG_FIELD_CONTENT_TYPE);
+
+    if (!type || type->value.len < grpc.len || !mg_text_same((mg_slice){ type->value.ptr, grpc.len }, grpc))
+        return false;
+    x->response.status = 200;
+    (void)!mg_message_push(&x->response, mg_field_name(MG_FIELD_CONTENT_TYPE), grpc, MG_FIELD_CONTENT_TYPE);
+    (void)!mg_message_push(&x->response, MG_LIT("grpc-status"), grpc_status(status), MG_FIELD_OTHER);
+    (void)!mg_message_push(&x->response, MG_LIT("grpc-message"), mg_reason(status), MG_FIELD_OTHER);
+    return true;
+}
+
 void mg_forward_default_page(struct mg_exchange *x, unsigned status)
 {
     char page[64];
+
+    if (answer_grpc(x, status))
+        return;
     mg_slice reason = mg_reason(status);
     int n = snprintf(page, sizeof(page), "%u %.*s\n", status, (int)reason.len, reason.ptr);
 

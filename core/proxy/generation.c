@@ -132,6 +132,8 @@ void mg_upstream_default(mg_upstream_spec *spec)
         .balance = MG_BALANCE_ROUND_ROBIN,
         .keepalive = 64,
         .max_head_size = 64 * 1024,
+        .http2_connections = 4,
+        .max_concurrent_streams = 100,
         .attempts = 2,
         .retry_on = 1u << MG_FAIL_CONNECT | 1u << MG_FAIL_CONNECT_TIMEOUT | 1u << MG_FAIL_RESET | 1u << MG_FAIL_STATUS,
         .retry_status_count = 2,

@@ -103,6 +103,8 @@ local balances = { round_robin = C.MG_BALANCE_ROUND_ROBIN, least_conn = C.MG_BAL
 local upstream_numbers = {
   keepalive = count(),
   max_connections = count(),
+  http2_connections = count { min = 1 },
+  max_concurrent_streams = count { min = 1, max = 65535 },
   queue = count(),
   max_head_size = size { min = 256, max = 2 ^ 24 },
   connect_timeout = seconds(),
@@ -127,10 +129,7 @@ local upstream_keys = {
   health = schema.later "the active health check",
   discover = schema.later "discovery",
   tls = schema.later "TLS",
-  protocol = schema.any('"http/1.1"', function(value)
-    if value == "http/1.1" then return value end
-    return nil, value == "h2" and '"http/1.1", since "h2" is not available in this version' or nil
-  end),
+  protocol = schema.choice({ "http/1.1", "h2" }, { default = "http/1.1" }),
 }
 for key, kind in pairs(upstream_numbers) do upstream_keys[key] = kind end
 
@@ -268,6 +267,7 @@ local function upstream_spec(record, read, fail)
   for key in pairs(upstream_numbers) do
     if read[key] then spec[key] = read[key] end
   end
+  spec.http2 = read.protocol == "h2"
   if balances[read.balance] then spec.balance = balances[read.balance] end
   if type(read.retry) == "table" then read_retry(spec, read.retry, fail) end
   return spec
