@@ -88,12 +88,13 @@ $(BUILD)/found:
 	 $(CC) $(CPPFLAGS) -fsyntax-only -x c - && command -v luajit > $@ || \
 	 { echo 'libraries are missing: run `make deps`'; exit 1; }
 
-# Debian's packages. Asks for rights only if something is missing.
+# Debian's packages. Asks for rights only if something is missing. Some builds of nodejs bring npm along.
 DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-parser-dev libc-ares-dev libssl-dev \
         zlib1g-dev libbrotli-dev libzstd-dev libnghttp2-dev lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light curl wrk python3-brotli zstd \
-             python3-h2 nghttp2-client nodejs npm
+             python3-h2 nghttp2-client nodejs \
+             $(if $(shell command -v npm),,npm)
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
 DEPS_BENCH := nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3
 missing = $(filter-out $(shell dpkg-query -W -f '$${db:Status-Status}:$${Package}\n' $(1) 2>/dev/null | \
