@@ -2,6 +2,7 @@
 import base64
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -308,11 +309,24 @@ def test_answer_maintenance_follows_a_file(policy, tmp_path):
 
 # ---- the demo
 
+def free_row(count):
+    """The first of some free ports in a row, where no client's connection gets its own from."""
+    while True:
+        first = random.randrange(10000, 30000)
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as sock:
+                    sock.bind(("127.0.0.1", port))
+            return first
+        except OSError:
+            continue
+
+
 @pytest.fixture
 def demo(tmp_path):
     """`scripts/demo.lua` as `make run` starts it; gives its port and first lines of output."""
-    for _ in range(5):
-        port = free_port()
+    for _ in range(20):
+        port = free_row(3)
         process = subprocess.Popen([moongate_module.BINARY, ROOT / "scripts" / "demo.lua"], cwd=tmp_path,
                                    env={**os.environ, "PORT": str(port)}, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT, text=True)
