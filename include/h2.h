@@ -17,8 +17,9 @@ struct mg_carrier *mg_h2_serve(struct mg_transport *t, const struct mg_h1_settin
 struct mg_carrier *mg_h2_dialled(struct mg_transport *t, const struct mg_h1_settings *settings, bool tls,
                                  const struct mg_carrier_events *events, void *owner);
 
-/* Writes what streams have queued since the last call; the transport's `after`. */
-void mg_h2_flush(void);
+/* Writes what streams have queued since the last call: before the loop sleeps, so that all that has come in a turn
+ * leaves at once. True if there was something to do, which may have led to more elsewhere. */
+bool mg_h2_flush(void);
 /* Open streams: for the question what is left open. */
 unsigned mg_h2_streams(void);
 /* Frees what is kept for reuse. */

@@ -1,7 +1,7 @@
 /* h2.c - an HTTP/2 connection: how it begins, what it waits for, when it ends (RFC 9113).
  *
  * The same code serves and dials. Bytes are read when the transport has them
- * and given to nghttp2, which calls h2_read.c; after each event the flush
+ * and given to nghttp2, which calls h2_read.c; once a turn of the loop the flush
  * looks at the streams that are due and writes the frames of all of them at
  * once. A connection is freed by the flush, never inside a callback. */
 #include "h2_connection.h"
@@ -116,6 +116,8 @@ static void on_timer(struct mg_timeout *t)
 {
     struct mg_h2 *h = (struct mg_h2 *)((char *)t - offsetof(struct mg_h2, timer));
 
+    if (h->doomed)
+        return;
     h->busy++;
     if (h->lingering || h->blocked)
         end(h, MG_WHY_TIMEOUT, h->blocked);
@@ -198,6 +200,8 @@ static void on_readable(struct mg_transport *t)
 {
     struct mg_h2 *h = t->owner;
 
+    if (h->doomed)
+        return;
     h->busy++;
     if (h->blocked && h->out.bytes > UNREAD_WHILE_BLOCKED) {
         t->ops->want_read(t, false);
@@ -294,21 +298,24 @@ static void flush(struct mg_h2 *h)
         watch(h);
 }
 
-void mg_h2_flush(void)
+bool mg_h2_flush(void)
 {
     static bool flushing;
+    bool some = false;
     struct mg_h2 *h;
 
     if (flushing)
-        return;
+        return false;
     flushing = true;
     while ((h = mg_h2_next_dirty())) {
+        some = true;
         if (!h->doomed)
             flush(h);
         if (h->doomed && !h->dirty)
             destroy(h);
     }
     flushing = false;
+    return some;
 }
 
 static void on_writable(struct mg_transport *t)

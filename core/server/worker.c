@@ -332,7 +332,6 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
 static void flush(void)
 {
     mg_h1_flush();
-    mg_h2_flush();
     mg_outside_flush();
 }
 
@@ -348,7 +347,10 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int events)
     (void)loop;
     (void)p;
     (void)events;
-    after_event();
+    /* All that this turn has brought to a connection of HTTP/2 leaves in one write. It may bring more for others. */
+    do
+        after_event();
+    while (mg_h2_flush());
     close_retired();
     if (w.draining && !mg_listener_connections() && !mg_engine_live())
         finish(0);
@@ -438,10 +440,12 @@ static void end(void)
     signal(SIGTERM, SIG_IGN); /* it is ending */
     stop_listening();
     mg_listener_close();
+    mg_h2_flush();
     flush();
     mg_engine_run_touched();
     mg_engine_reap();
     mg_dial_stop();
+    mg_h2_flush();
     flush();
     if (mg_generation_now)
         drop_generation(mg_generation_now);
