@@ -45,6 +45,20 @@ def test_a_preface_that_comes_byte_by_byte_is_a_preface(moongate, connect):
     assert client.get("/").status == 200
 
 
+def test_a_preface_in_two_pieces_is_a_preface(moongate, connect):
+    gate = moongate(HELLO)
+    other = connect(gate)
+
+    for first in range(1, len(PREFACE)):
+        client = connect(gate, preface=False)
+        client.send(PREFACE[:first])
+        other.get("/")          # the loop's turn that answers the second has read the first piece
+        other.get("/")
+        client.send(PREFACE[first:]).raw(4, 0, 0)
+
+        assert client.get("/").status == 200, PREFACE[:first]
+
+
 def test_a_listener_may_be_told_to_speak_http1_alone(moongate):
     gate = moongate(HELLO, listen="http2 = false")
     client = gate.raw()

@@ -168,18 +168,24 @@ static int read_head(struct mg_h1 *h, head_reader *read, struct mg_message *m, c
     return -431;
 }
 
-/* RFC 9113 3.4: the connection goes on as HTTP/2, if the owner wants that. */
-static bool is_preface(const struct mg_h1 *h)
-{
-    static const char preface[] = "PRI * HTTP/2.0\r\n";
-    const size_t len = sizeof(preface) - 1;
+static const char preface[] = "PRI * HTTP/2.0\r\n";
+enum { PREFACE = sizeof(preface) - 1 };
 
-    return h->carrier.events->on_preface && !h->served && h->in_end - h->in_at >= len &&
-           memcmp(h->in->data + h->in_at, preface, len) == 0;
+/* RFC 9113 3.4: the connection goes on as HTTP/2, if the owner wants that. True for a part of the preface too. */
+static bool may_be_preface(const struct mg_h1 *h)
+{
+    uint32_t len = h->in_end - h->in_at;
+
+    return h->carrier.events->on_preface && !h->served &&
+           memcmp(h->in->data + h->in_at, preface, len < PREFACE ? len : PREFACE) == 0;
 }
 
-static void hand_over(struct mg_h1 *h)
+/* False: wait for more. */
+static bool hand_over(struct mg_h1 *h)
 {
+    if (h->in_end - h->in_at < PREFACE)
+        return false;
+
     struct mg_transport *t = h->transport;
     mg_slice begun = { h->in->data + h->in_at, h->in_end - h->in_at };
 
@@ -187,6 +193,7 @@ static void hand_over(struct mg_h1 *h)
     h->in_at = h->in_end;
     mg_h1_doom(h, false);
     h->carrier.events->on_preface(&h->carrier, t, begun);
+    return true;
 }
 
 /* False: wait for more. */
@@ -196,9 +203,9 @@ static bool read_request(struct mg_h1 *h)
     struct mg_message m;
     int n = read_head(h, mg_head_request, &m, &why);
 
-    if (n < 0 && is_preface(h))
-        hand_over(h);
-    else if (n < 0)
+    if (n < 0 && may_be_preface(h))
+        return hand_over(h);
+    if (n < 0)
         mg_h1_refuse(h, (unsigned)-n, why);
     else if (n > 0)
         accept_request(h, &m);
