@@ -13,12 +13,13 @@ endif
 # From the ground up: a file may call only those before it (t/test_arrows.py).
 SRC := base/text base/clock base/log base/arena base/block \
        net/address net/resolve net/transport \
+       net/tls_certificate net/tls_tickets net/tls_settings net/tls_session net/tls \
        http/uri http/message http/head http/framing http/h1_write http/h1_read http/h1 \
        http/h2_head http/h2_write http/h2_read http/h2 \
        proxy/shared proxy/dict proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
        proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget script/vm \
-       server/listener server/bind server/channel server/worker server/control server/master server/main
+       server/handshake server/listener server/bind server/channel server/worker server/control server/master server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)
 LUA := $(shell find lua -name '*.lua')
 FUZZ := $(basename $(notdir $(wildcard t/fuzz/*.c)))
@@ -93,10 +94,10 @@ DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-pars
         zlib1g-dev libbrotli-dev libzstd-dev libnghttp2-dev lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light curl wrk python3-brotli zstd \
-             python3-h2 nghttp2-client nodejs \
+             python3-h2 nghttp2-client nodejs openssl \
              $(if $(shell command -v npm),,npm)
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
-DEPS_BENCH := nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3 nghttp2-client
+DEPS_BENCH := openssl nghttp2-client nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3 nghttp2-client
 missing = $(filter-out $(shell dpkg-query -W -f '$${db:Status-Status}:$${Package}\n' $(1) 2>/dev/null | \
                        sed -n 's/^installed://p'),$(1))
 define install

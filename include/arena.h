@@ -43,6 +43,8 @@ static inline void *mg_arena_take(struct mg_arena *a, size_t n)
 /* The same, all zero. */
 void *mg_arena_zeroed(struct mg_arena *a, size_t n);
 mg_slice mg_arena_copy(struct mg_arena *a, mg_slice s);
+/* A copy with a zero at its end; "" when out of memory. */
+const char *mg_arena_text(struct mg_arena *a, const char *text);
 bool mg_arena_failed(const struct mg_arena *a);
 
 /* Chunks in use by all arenas of the process: for the question what is left open. */

@@ -60,6 +60,7 @@ struct mg_exchange {
     const struct mg_route *route;
     const struct mg_limits *limits; /* the route's own, or the listener's */
     struct mg_stream *client;       /* NULL after its end */
+    struct mg_tls_session *tls;     /* the client's; held, since it may leave first */
     struct mg_message request, response;
     struct mg_flow in, out; /* the request's body, the response's */
     struct mg_attempt attempt;

@@ -26,7 +26,8 @@ struct mg_listen {
     struct mg_address address;
     mg_slice text, where; /* as declared, and the script's line */
     int backlog;
-    bool http2; /* in clear text, too */
+    bool http2;
+    struct mg_tls *tls; /* the generation's; NULL: clear text */
     mg_limits limits;
     struct mg_times times;
     struct mg_network *trusted;
@@ -63,6 +64,8 @@ struct mg_generation {
     unsigned listen_count;
     struct mg_upstream **upstreams;
     unsigned upstream_count;
+    struct mg_tls **tls; /* all that were declared; held */
+    unsigned tls_count;
     uint32_t use_wants; /* MG_PHASE_REQUEST and the bits MG_USE_* */
     mg_settings settings;
     struct mg_arena *arena; /* the declared texts */

@@ -13,9 +13,9 @@
 struct mg_carrier *mg_h2_serve(struct mg_transport *t, const struct mg_h1_settings *settings,
                                const struct mg_peer_info *info, const struct mg_carrier_events *events, void *owner,
                                mg_slice begun);
-/* With `tls` its requests are of the scheme https. */
-struct mg_carrier *mg_h2_dialled(struct mg_transport *t, const struct mg_h1_settings *settings, bool tls,
-                                 const struct mg_carrier_events *events, void *owner);
+/* With `tls`, the transport's, its requests are of the scheme https. */
+struct mg_carrier *mg_h2_dialled(struct mg_transport *t, const struct mg_h1_settings *settings,
+                                 struct mg_tls_session *tls, const struct mg_carrier_events *events, void *owner);
 
 /* Writes what streams have queued since the last call: before the loop sleeps, so that all that has come in a turn
  * leaves at once. True if there was something to do, which may have led to more elsewhere. */

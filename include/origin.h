@@ -5,6 +5,7 @@
 #include "times.h"
 
 struct mg_pool;
+struct mg_tls;
 
 struct mg_origin {
     mg_slice host; /* a name or an address, without the port */
@@ -16,6 +17,7 @@ struct mg_origin {
     struct mg_clock_queue *response; /* until the response's head */
     unsigned keepalive;              /* idle connections kept a worker */
     bool h2;                         /* it speaks HTTP/2: connections are shared */
+    struct mg_tls *tls;              /* NULL: clear text; whoever filled it in holds it */
     unsigned connections;            /* of HTTP/2 a worker */
     unsigned turn;                   /* which of a name's addresses comes next */
     struct mg_pool *pool;            /* of the address, once known; dial.c's */

@@ -30,6 +30,7 @@ enum mg_status {
     MG_UNKNOWN_NAME = -10, /* the name does not resolve */
     MG_BUSY = -11,         /* somebody else waits for it already */
     MG_NO_PEER = -12,      /* no peer is left to try */
+    MG_UNTRUSTED = -13,    /* the TLS handshake failed */
 };
 
 /* A phase is entered by calling its work(slot, view*), a function in the table that moongate.works hands out, in the
@@ -113,6 +114,7 @@ typedef struct mg_fetch mg_fetch;
 typedef struct mg_lookup_wait mg_lookup_wait;
 typedef struct mg_dict mg_dict;
 typedef struct mg_coder mg_coder;
+typedef struct mg_tls mg_tls;
 
 /* ---- An exchange: the part that Lua reads in place, without a call. ---- */
 
@@ -149,6 +151,7 @@ enum mg_failure {
     MG_FAIL_NONE,
     MG_FAIL_CONNECT, /* refused, unreachable, no descriptor, name unknown */
     MG_FAIL_CONNECT_TIMEOUT,
+    MG_FAIL_TLS,       /* the handshake failed, or the certificate is not good */
     MG_FAIL_RESET,     /* cut before the response's head was whole */
     MG_FAIL_TIMEOUT,   /* no response's head in time */
     MG_FAIL_MALFORMED, /* an answer that is not HTTP */
@@ -262,7 +265,7 @@ void mg_lookup_free(mg_lookup_wait *l);
 
 /* A stream socket. It belongs to the task (and is closed with it) until it is given away. `host` may be
  * a name, an address, or "unix:/path" (port 0). Ticket; *out is set at once and freed by mg_socket_close. */
-int mg_socket_open(mg_task *t, const char *host, uint32_t len, int port, double timeout, mg_socket **out);
+int mg_socket_open(mg_task *t, const char *host, uint32_t len, int port, mg_tls *tls, double timeout, mg_socket **out);
 /* Another task, or the generation with NULL, owns it from now on. */
 void mg_socket_give(mg_socket *s, mg_task *t);
 /* Copies the bytes. Ticket when too many are queued: wait before more. t is who waits. */
@@ -275,6 +278,8 @@ enum mg_receive { MG_RECEIVE_SOME, MG_RECEIVE_BYTES, MG_RECEIVE_LINE, MG_RECEIVE
 int mg_socket_receive(mg_socket *s, mg_task *t, int how, double count, const char *pattern, uint32_t len,
                       double timeout);
 int mg_socket_take(mg_socket *s, mg_slice *out);
+/* Why the handshake failed, in words, behind MG_UNTRUSTED. */
+void mg_socket_problem(mg_socket *s, mg_slice *out);
 /* Bytes that have arrived and were not taken. */
 int mg_socket_ready(mg_socket *s);
 bool mg_socket_is_open(mg_socket *s);
@@ -282,7 +287,7 @@ void mg_socket_close(mg_socket *s);
 
 /* A request of the script's own, through the pool of upstream connections. Fill in mg_fetch_request's fields (Host is
  * set), then send: ticket until the response's head is there. Belongs to the task. */
-int mg_fetch_open(mg_task *t, const char *host, uint32_t hlen, int port, const char *method, uint32_t mlen,
+int mg_fetch_open(mg_task *t, const char *host, uint32_t hlen, int port, mg_tls *tls, const char *method, uint32_t mlen,
                   const char *target, uint32_t tlen, mg_fetch **out);
 mg_message *mg_fetch_request(mg_fetch *f);
 /* timeout: of the whole fetch up to the head, and then between pieces; max: bytes of body taken in before MG_FULL (0:
@@ -368,6 +373,20 @@ typedef struct mg_connection_view {
 
 void mg_connect_done(mg_connection_view *c);
 
+/* ---- TLS. ---- */
+
+/* What a client's handshake has shown. The certificate's part is of its own one, if it has shown any. */
+typedef struct mg_tls_about {
+    mg_slice sni, version, cipher, alpn;
+    bool resumed, has_certificate, verified;
+    mg_slice problem; /* why it is not verified */
+    mg_slice subject, issuer, serial, fingerprint;
+    mg_slice names;               /* alternative ones, each with its kind and a line's end: "DNS:a.example\n" */
+    double not_before, not_after; /* Unix time */
+} mg_tls_about;
+/* False without TLS. */
+bool mg_view_tls(const mg_view *x, mg_tls_about *out);
+
 /* ---- Declaring: while the script's top level runs. ---- */
 
 /* Everything that gate.set, gate.listen and gate.route can bound. Names are the users'. Sizes in bytes, times in
@@ -379,7 +398,7 @@ typedef struct mg_limits {
     uint64_t max_body_size, max_text_size;
     uint32_t max_connections, keepalive_requests;
     uint32_t max_concurrent_streams, stream_window, max_resets, max_control_frames; /* HTTP/2 */
-    double head_timeout, body_timeout, send_timeout, idle_timeout, half_close_timeout;
+    double handshake_timeout, head_timeout, body_timeout, send_timeout, idle_timeout, half_close_timeout;
 } mg_limits;
 void mg_limits_default(mg_limits *l);
 
@@ -401,12 +420,37 @@ mg_settings *mg_generation_settings(mg_generation *g);
 /* A setting that is text: the bytes are copied. */
 void mg_settings_text(mg_generation *g, mg_slice *setting, const char *ptr, uint32_t len);
 
+enum mg_tls_verify { MG_TLS_VERIFY_NONE, MG_TLS_VERIFY_REQUEST, MG_TLS_VERIFY_REQUIRE };
+enum mg_tls_protocols { MG_TLS_HTTP1 = 1, MG_TLS_HTTP2 = 2 };
+typedef struct mg_tls_spec {
+    mg_slice ca;              /* a path or PEM text; of clients, or instead of the system's store */
+    mg_slice ciphers, groups; /* as OpenSSL writes them; empty: ours */
+    mg_slice sni;             /* the name of the origins; empty: each one's own */
+    int32_t least, most;      /* versions: 12, 13; 0: both */
+    int32_t verify;           /* mg_tls_verify; of origins: NONE or REQUIRE */
+    int32_t depth;            /* of chains; 0: as usual */
+    uint32_t protocols;       /* bits of mg_tls_protocols, for ALPN */
+    bool serves;              /* clients; otherwise it is for origins */
+    bool strict;              /* clients must name a host that a certificate has */
+} mg_tls_spec;
+typedef struct mg_certificate_spec {
+    mg_slice certificate, key; /* paths or PEM text; no key: it is in the same file */
+    mg_slice ocsp;             /* a path; empty: none */
+    mg_slice names;            /* with commas; empty: as the certificate says */
+} mg_certificate_spec;
+/* The generation's. NULL with mg_problem. */
+mg_tls *mg_declare_tls(mg_generation *g, const mg_tls_spec *spec);
+/* Certificates, then the end of them. 0, or below 0 with mg_problem. */
+int mg_declare_certificate(mg_tls *tls, const mg_certificate_spec *spec);
+int mg_declare_tls_done(mg_tls *tls);
+
 typedef struct mg_listen_spec {
     mg_slice address;
+    mg_tls *tls;      /* NULL: clear text */
     mg_slice trusted; /* networks with commas */
     mg_slice where;   /* "gateway.lua:3", for messages */
     int32_t backlog;
-    bool http2; /* a client may begin with HTTP/2 at once, in clear text */
+    bool http2; /* a client may begin with HTTP/2 at once in clear text, or ask for it by ALPN */
     mg_limits limits;
 } mg_listen_spec;
 /* 0, or below 0 with mg_problem. Nothing is bound. */
@@ -419,6 +463,7 @@ typedef struct mg_upstream_spec {
     uint32_t keepalive, max_connections, queue, max_head_size;
     uint32_t http2_connections, max_concurrent_streams; /* with http2 */
     bool http2;                                         /* the peers speak HTTP/2 */
+    mg_tls *tls;                                        /* NULL: clear text */
     uint32_t attempts;
     uint32_t retry_on; /* 1 << mg_failure */
     uint32_t retry_status_count;

@@ -20,6 +20,7 @@
 
 struct mg_carrier;
 struct mg_stream;
+struct mg_tls_session;
 struct mg_transport;
 
 enum mg_why {
@@ -86,7 +87,8 @@ struct mg_stream {
 /* What is known of a connection from a client. Small: every idle connection holds one. */
 struct mg_peer_info {
     struct mg_endpoint client, local;
-    bool tls, trusted; /* trusted: its forwarding fields are believed */
+    struct mg_tls_session *tls; /* the transport's; NULL in clear text */
+    bool trusted;               /* its forwarding fields are believed */
 };
 
 /* A connection that carries streams: an h1 or h2 codec over a transport. */

@@ -1,7 +1,7 @@
 /* transport.h - a stream of bytes to one peer.
  *
- * One interface for a plain socket now and TLS or a PROXY header as a layer
- * on top of it later; whoever stands above does not know which. Calls return
+ * One interface for a plain socket and for layers on top of it, such as TLS
+ * (tls.h); whoever stands above does not know which. Calls return
  * at once, in four words. News comes up through events, one at a time.
  *
  * Reading is asked for with want_read(true) and stays on until it is turned
@@ -34,10 +34,16 @@ struct mg_transport_ops {
     void (*want_read)(struct mg_transport *t, bool on);
     /* Ask for one on_writable. */
     void (*want_write)(struct mg_transport *t);
+    /* on_readable comes once more, soon, whether the peer sends or not: for a layer that holds bytes. */
+    void (*again)(struct mg_transport *t);
+    /* Has the peer ended its side, or is the connection broken, whatever lies unread? One system call. */
+    bool (*ended)(struct mg_transport *t);
+    /* Have bytes or an end arrived that were not read? One system call. */
+    bool (*stirred)(struct mg_transport *t);
 };
 
 struct mg_transport_events {
-    /* After mg_transport_connect; error is an errno, 0 if connected. */
+    /* After mg_transport_connect, and after a handshake; error is an errno, 0 if it is good. */
     void (*on_connected)(struct mg_transport *t, int error);
     void (*on_readable)(struct mg_transport *t);
     void (*on_writable)(struct mg_transport *t);
@@ -66,9 +72,5 @@ struct mg_transport *mg_transport_accepted(int fd, bool tcp);
  * Reading and writing start when it has said 0. */
 struct mg_transport *mg_transport_connect(const struct mg_address *to, const struct mg_transport_events *events,
                                           void *owner);
-/* Has the peer ended its side, or is the connection broken, whatever lies unread? One system call. */
-bool mg_transport_ended(struct mg_transport *t);
-/* Have bytes or an end arrived that were not read? One system call. */
-bool mg_transport_stirred(struct mg_transport *t);
 /* Transports of the process that are open: for the question what is left open. */
 unsigned mg_transport_live(void);

@@ -25,10 +25,11 @@ class Client(Wire):
     """A raw connection to the proxy.
 
     send(...) writes bytes; response(method) reads the answer to such a request, with its 1xx before it;
-    ended() waits for the proxy to close; silent() is true while nothing comes.
+    ended() waits for the proxy to close; silent() is true while nothing comes. `tls` is an ssl.SSLContext, `name` the
+    host that is asked for.
     """
 
-    def __init__(self, address, receive_buffer=None):
+    def __init__(self, address, receive_buffer=None, tls=None, name="example.test", session=None):
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         if isinstance(address, str):
             family = socket.AF_UNIX
@@ -39,6 +40,8 @@ class Client(Wire):
         sock.connect(address)
         if family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls:
+            sock = tls.wrap_socket(sock, server_hostname=name, session=session)
         super().__init__(sock)
 
     def head(self):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import certificates
 import moongate as moongate_module
 import origin as origin_module
 
@@ -16,6 +17,18 @@ os.environ.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
 def pytest_runtest_makereport(item, call):
     outcome = yield
     setattr(item, "report_" + call.when, outcome.get_result())
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """Who has signed the certificates of the tests."""
+    return certificates.Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def site(authority):
+    """The certificate of example.test, of its subdomains and of 127.0.0.1."""
+    return authority.issue("example.test", "*.example.test", "IP:127.0.0.1")
 
 
 @pytest.fixture

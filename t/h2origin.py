@@ -1,5 +1,7 @@
-"""h2origin.py - an HTTP/2 origin in clear text, by python3-h2, that plays what a test tells it."""
+"""h2origin.py - an HTTP/2 origin, by python3-h2, that plays what a test tells it."""
+import select
 import socket
+import ssl
 import threading
 
 import h2.config
@@ -30,11 +32,26 @@ class Connection:
             self.h2.local_settings.max_concurrent_streams = self.origin.streams
             self.h2.initiate_connection()
             self.flush()
-        while data := self.sock.recv(65536):
+        while data := self.receive():
             with self.lock:
                 for event in self.h2.receive_data(data):
                     self.on(event)
                 self.flush()
+
+    def receive(self):
+        """With TLS the socket must not be read and written at once."""
+        while self.origin.tls:
+            if not self.sock.pending():
+                select.select([self.sock], [], [])
+            with self.lock:
+                self.sock.setblocking(False)
+                try:
+                    return self.sock.recv(65536)
+                except ssl.SSLWantReadError:
+                    pass
+                finally:
+                    self.sock.settimeout(PATIENCE)
+        return self.sock.recv(65536)
 
     def flush(self):
         self.sock.sendall(self.h2.data_to_send())
@@ -94,8 +111,8 @@ class Connection:
 class H2Origin:
     """play(connection, request) is run in a thread of its own for each whole request."""
 
-    def __init__(self, play=lambda connection, request: connection.answer(request), streams=100):
-        self.play, self.streams = play, streams
+    def __init__(self, play=lambda connection, request: connection.answer(request), streams=100, tls=None):
+        self.play, self.streams, self.tls = play, streams, tls
         self.requests, self.connections, self.changed = [], [], threading.Condition()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -110,8 +127,17 @@ class H2Origin:
                 sock, _ = self.listener.accept()
             except OSError:
                 return
-            self.connections.append(Connection(sock, self, len(self.connections)))
-            threading.Thread(target=self._serve, args=(self.connections[-1],), daemon=True).start()
+            threading.Thread(target=self._begin, args=(sock,), daemon=True).start()
+
+    def _begin(self, sock):
+        if self.tls:
+            try:
+                sock = self.tls.wrap_socket(sock, server_side=True)
+            except OSError:
+                sock.close()
+                return
+        self.connections.append(Connection(sock, self, len(self.connections)))
+        self._serve(self.connections[-1])
 
     def _serve(self, connection):
         try:

@@ -91,7 +91,9 @@ def response(status=200, body=b"", fields=(), head_only=False, reason="Whatever"
 
 
 class Origin:
-    def __init__(self, play, path=None, backlog=512, port=0, address="127.0.0.1"):
+    def __init__(self, play, path=None, backlog=512, port=0, address="127.0.0.1", tls=None):
+        self.tls = tls                  # an ssl.SSLContext
+        self.handshakes, self.failures = [], []
         self.play = play                # play(connection), once a connection, in a thread of its own
         self.requests, self.violations, self.connections = [], [], []
         self.changed = threading.Condition()
@@ -136,13 +138,27 @@ class Origin:
                 sock, _ = self.listener.accept()
             except OSError:
                 return
-            with self.changed:
-                connection = Connection(sock, self, len(self.connections))
-                self.connections.append(connection)
-                self.changed.notify_all()
-            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            thread = threading.Thread(target=self._begin, args=(sock,), daemon=True)
             self.threads.append(thread)
             thread.start()
+
+    def _begin(self, sock):
+        if self.tls:
+            try:
+                sock.settimeout(wire.PATIENCE)
+                sock = self.tls.wrap_socket(sock, server_side=True)
+            except OSError as problem:
+                with self.changed:
+                    self.failures.append(str(problem))
+                    self.changed.notify_all()
+                sock.close()
+                return
+            self.handshakes.append((sock.version(), sock.session_reused, sock.getpeercert()))
+        with self.changed:
+            connection = Connection(sock, self, len(self.connections))
+            self.connections.append(connection)
+            self.changed.notify_all()
+        self._serve(connection)
 
     def _serve(self, connection):
         try:

@@ -19,7 +19,6 @@ MISTAKES = {
     "a network that is none": ('gate.listen { "127.0.0.1:2", trusted = { "10.0.0.0/33" } }', "3", "10.0.0.0/33", "network"),
     "a backlog that is a word": ('gate.listen { "127.0.0.1:2", backlog = "many" }', "3", '"many"', "whole number"),
     "a listen of a number": ("gate.listen(80)", "3", "80", "an address or a table"),
-    "tls, which is not there yet": ('gate.listen { "127.0.0.1:2", tls = {} }', "3", "TLS", "not available"),
     "an unknown setting": ('gate.set { worker = 2 }', "3", '"worker"', 'did you mean "workers"'),
     "workers below one": ("gate.set { workers = 0 }", "3", "0", "from 1 to 64"),
     "workers that are a fraction": ("gate.set { workers = 1.5 }", "3", "1.5", "whole number"),

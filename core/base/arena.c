@@ -140,6 +140,13 @@ mg_slice mg_arena_copy(struct mg_arena *a, mg_slice s)
     return (mg_slice){ p, s.len };
 }
 
+const char *mg_arena_text(struct mg_arena *a, const char *text)
+{
+    mg_slice copy = mg_arena_copy(a, (mg_slice){ text, (uint32_t)strlen(text) + 1 });
+
+    return copy.len ? copy.ptr : "";
+}
+
 bool mg_arena_failed(const struct mg_arena *a)
 {
     return a->failed;

@@ -486,8 +486,8 @@ struct mg_carrier *mg_h2_serve(struct mg_transport *t, const struct mg_h1_settin
     return &h->carrier;
 }
 
-struct mg_carrier *mg_h2_dialled(struct mg_transport *t, const struct mg_h1_settings *settings, bool tls,
-                                 const struct mg_carrier_events *events, void *owner)
+struct mg_carrier *mg_h2_dialled(struct mg_transport *t, const struct mg_h1_settings *settings,
+                                 struct mg_tls_session *tls, const struct mg_carrier_events *events, void *owner)
 {
     struct mg_h2 *h = adopt(t, settings, false, events, owner);
 

@@ -136,6 +136,24 @@ static void socket_want_write(struct mg_transport *t)
     watch(s, watched(s) | EV_WRITE);
 }
 
+static void socket_again(struct mg_transport *t)
+{
+    ev_feed_event(loop, &socket_of(t)->io, EV_READ);
+}
+
+static bool socket_ended(struct mg_transport *t)
+{
+    struct pollfd p = { .fd = socket_of(t)->io.fd, .events = POLLRDHUP };
+    return poll(&p, 1, 0) > 0;
+}
+
+static bool socket_stirred(struct mg_transport *t)
+{
+    char byte;
+    ssize_t n = recv(socket_of(t)->io.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
 static const struct mg_transport_ops socket_ops = {
     .read = socket_read,
     .write = socket_write,
@@ -143,6 +161,9 @@ static const struct mg_transport_ops socket_ops = {
     .close = socket_close,
     .want_read = socket_want_read,
     .want_write = socket_want_write,
+    .again = socket_again,
+    .ended = socket_ended,
+    .stirred = socket_stirred,
 };
 
 static int error_of(const struct mg_socket_transport *s)
@@ -271,19 +292,6 @@ struct mg_transport *mg_transport_connect(const struct mg_address *to, const str
         ev_feed_event(loop, &s->io, EV_WRITE);
     }
     return &s->base;
-}
-
-bool mg_transport_ended(struct mg_transport *t)
-{
-    struct pollfd p = { .fd = socket_of(t)->io.fd, .events = POLLRDHUP };
-    return poll(&p, 1, 0) > 0;
-}
-
-bool mg_transport_stirred(struct mg_transport *t)
-{
-    char byte;
-    ssize_t n = recv(socket_of(t)->io.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 
 unsigned mg_transport_live(void)

@@ -12,6 +12,7 @@
 #include "clock.h"
 #include "sink.h"
 #include "text.h"
+#include "tls.h"
 
 enum { FIELDS_MOST = 32, KEY_MOST = 24, TEXT_MOST = 1024 };
 enum format { JSON, COMMON, COMBINED };
@@ -244,6 +245,11 @@ static void put_version(struct line *l, const struct mg_exchange *x)
                                          : MG_LIT("HTTP/1.1"));
 }
 
+static void put_tls(struct line *l, const struct mg_exchange *x)
+{
+    put_text_or_null(l, x->tls ? mg_tls_session_version(x->tls) : (mg_slice){ "", 0 });
+}
+
 static void put_duration(struct line *l, const struct mg_exchange *x)
 {
     put_seconds(l, mg_clock_now() - x->began);
@@ -279,27 +285,17 @@ static void put_referer(struct line *l, const struct mg_exchange *x)
 }
 
 static const struct field fields[] = {
-    { "time", put_time },
-    { "id", put_id },
-    { "client", put_client },
-    { "client_port", put_port },
-    { "method", put_method },
-    { "host", put_host },
-    { "path", put_path },
-    { "query", put_query },
-    { "version", put_version },
-    { "status", put_status },
-    { "bytes_in", put_in },
-    { "bytes_out", put_out },
-    { "duration", put_duration },
-    { "route", put_route },
-    { "upstream", put_upstream },
-    { "peer", put_peer },
-    { "tries", put_tries },
-    { "latency", put_latency },
-    { "user_agent", put_user_agent },
-    { "referer", put_referer },
-    { "error", put_error },
+    { "time", put_time },       { "id", put_id },
+    { "client", put_client },   { "client_port", put_port },
+    { "method", put_method },   { "host", put_host },
+    { "path", put_path },       { "query", put_query },
+    { "version", put_version }, { "tls", put_tls },
+    { "status", put_status },   { "bytes_in", put_in },
+    { "bytes_out", put_out },   { "duration", put_duration },
+    { "route", put_route },     { "upstream", put_upstream },
+    { "peer", put_peer },       { "tries", put_tries },
+    { "latency", put_latency }, { "user_agent", put_user_agent },
+    { "referer", put_referer }, { "error", put_error },
 };
 enum { FIELD_COUNT = sizeof(fields) / sizeof(*fields) };
 _Static_assert((int)FIELD_COUNT <= (int)FIELDS_MOST, "each may be chosen once");

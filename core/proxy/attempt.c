@@ -138,6 +138,8 @@ static void fail_try(struct mg_exchange *x, enum mg_failure failure, const char 
 {
     struct mg_attempt *a = &x->attempt;
 
+    if (failure == MG_FAIL_TLS)
+        text = mg_arena_text(x->arena, text); /* it names the certificate, so it is made anew each time */
     a->failure = failure;
     a->text = text;
     x->view.failure = (uint8_t)failure;
@@ -564,6 +566,7 @@ static enum mg_next give_up(struct mg_exchange *x)
         return mg_engine_fail(x, 503, a->text);
     case MG_FAIL_NONE:
     case MG_FAIL_CONNECT:
+    case MG_FAIL_TLS:
     case MG_FAIL_RESET:
     case MG_FAIL_MALFORMED:
         break;

@@ -15,6 +15,7 @@
 #include "h2.h"
 #include "resolve.h"
 #include "text.h"
+#include "tls.h"
 
 enum {
     BUCKETS = 256,       /* of the table of pools; a power of two */
@@ -30,7 +31,10 @@ struct mg_pool {
     unsigned idle, refs, bucket;
     unsigned connections; /* of HTTP/2: open, and the one that connects */
     bool h2, connecting;
+    struct mg_tls *tls; /* held; NULL: clear text */
+    struct mg_tls_memory memory;
     struct mg_address address;
+    mg_slice name; /* with TLS: whom the certificate must be of */
 };
 
 struct connection {
@@ -74,20 +78,52 @@ static unsigned bucket_of(const struct mg_address *a)
     return (hash ^ hash >> 16) & (BUCKETS - 1);
 }
 
+static mg_slice tls_name(const struct mg_origin *o)
+{
+    mg_slice sni = mg_tls_sni(o->tls);
+
+    return sni.len ? sni : o->host;
+}
+
+/* All that makes two connections differ must be the same. */
+static bool is_for(const struct mg_pool *p, const struct mg_address *a, const struct mg_origin *o)
+{
+    if (p->h2 != o->h2 || !mg_address_equal(&p->address, a))
+        return false;
+    if (!p->tls || !o->tls)
+        return p->tls == o->tls;
+    return mg_tls_same(p->tls, o->tls) && mg_text_equal(p->name, tls_name(o));
+}
+
+static struct mg_pool *pool_new(const struct mg_address *a, const struct mg_origin *o)
+{
+    mg_slice name = o->tls ? tls_name(o) : (mg_slice){ "", 0 };
+    struct mg_pool *p = calloc(1, sizeof(*p) + name.len);
+
+    if (!p)
+        return NULL;
+    p->address = *a;
+    p->h2 = o->h2;
+    if (o->tls) {
+        p->tls = mg_tls_hold(o->tls);
+        memcpy(p + 1, name.ptr, name.len);
+        p->name = (mg_slice){ (const char *)(p + 1), name.len };
+    }
+    return p;
+}
+
 /* With a reference for the caller; NULL without memory. */
-static struct mg_pool *pool_of(const struct mg_address *a, bool h2)
+static struct mg_pool *pool_of(const struct mg_address *a, const struct mg_origin *o)
 {
     unsigned bucket = bucket_of(a);
     struct mg_pool *p = buckets[bucket];
 
-    while (p && (p->h2 != h2 || !mg_address_equal(&p->address, a)))
+    while (p && !is_for(p, a, o))
         p = p->next;
     if (!p) {
-        p = calloc(1, sizeof(*p));
+        p = pool_new(a, o);
         if (!p)
             return NULL;
-        p->address = *a;
-        p->h2 = h2;
         p->bucket = bucket;
         p->next = buckets[bucket];
         buckets[bucket] = p;
@@ -105,6 +141,8 @@ static void pool_drop(struct mg_pool *p)
     while (*at != p)
         at = &(*at)->next;
     *at = p->next;
+    mg_tls_forget(&p->memory);
+    mg_tls_drop(p->tls);
     free(p);
 }
 
@@ -242,7 +280,7 @@ static struct mg_stream *borrow(struct mg_pool *p, const struct mg_dial *d, cons
         struct connection *c = carrier->owner;
 
         take_idle(c, carrier);
-        if (how != MG_DIAL_CHECKED || !mg_transport_stirred(c->transport)) {
+        if (how != MG_DIAL_CHECKED || !c->transport->ops->stirred(c->transport)) {
             struct mg_stream *s = carrier->ops->open(carrier, d->events, d->owner);
             if (s) {
                 serve_origin(c, o);
@@ -376,9 +414,9 @@ static void on_timeout(struct mg_timeout *t)
 static void on_connected(struct mg_transport *t, int error);
 static const struct mg_transport_events connecting_events = { .on_connected = on_connected };
 
-static struct connection *connection_open(const struct mg_address *a, bool h2)
+static struct connection *connection_open(const struct mg_address *a, const struct mg_origin *o)
 {
-    struct mg_pool *pool = pool_of(a, h2);
+    struct mg_pool *pool = pool_of(a, o);
     struct connection *c = pool ? calloc(1, sizeof(*c)) : NULL;
 
     errno = ENOMEM;
@@ -386,8 +424,8 @@ static struct connection *connection_open(const struct mg_address *a, bool h2)
         c->pool = pool;
         c->transport = mg_transport_connect(a, &connecting_events, c);
         if (c->transport) {
-            pool->connections += h2;
-            pool->connecting = h2;
+            pool->connections += o->h2;
+            pool->connecting = o->h2;
             return c;
         }
     }
@@ -403,7 +441,7 @@ static struct connection *connection_open(const struct mg_address *a, bool h2)
 static bool connect_next(struct mg_dial_work *w)
 {
     while (w->at < w->count) {
-        struct connection *c = connection_open(&w->addresses[w->at++], w->origin->h2);
+        struct connection *c = connection_open(&w->addresses[w->at++], w->origin);
         if (c) {
             c->work = w;
             w->connection = c;
@@ -414,25 +452,19 @@ static bool connect_next(struct mg_dial_work *w)
     return false;
 }
 
-static void on_connected(struct mg_transport *t, int error)
+/* The transport is ready: a carrier on it, and its first stream. */
+static void carry(struct connection *c)
 {
-    struct connection *c = t->owner;
+    struct mg_transport *t = c->transport;
     struct mg_dial_work *w = c->work;
     struct mg_dial *d = w->dial;
+    struct mg_tls_session *session = c->pool->tls ? mg_tls_session_of(t) : NULL;
 
     w->connection = NULL;
-    if (error) {
-        t->ops->close(t, true);
-        connection_free(c);
-        w->text = text_of(error);
-        if (!connect_next(w))
-            fail(w, MG_FAIL_CONNECT, w->text);
-        return;
-    }
     c->work = NULL;
     c->pool->connecting = false;
     serve_origin(c, w->origin);
-    struct mg_carrier *carrier = w->origin->h2 ? mg_h2_dialled(t, &c->settings, false, &carrier_events, c)
+    struct mg_carrier *carrier = w->origin->h2 ? mg_h2_dialled(t, &c->settings, session, &carrier_events, c)
                                                : mg_h1_dialled(t, &c->settings, &carrier_events, c);
     if (!carrier) {
         connection_free(c);
@@ -453,13 +485,63 @@ static void on_connected(struct mg_transport *t, int error)
         serve_waiting(c->pool);
 }
 
+/* The connection is no good; the dial goes on without it. */
+static void drop_connection(struct connection *c)
+{
+    struct mg_transport *t = c->transport;
+
+    c->work->connection = NULL;
+    t->ops->close(t, true);
+    connection_free(c);
+}
+
+static void on_shaken(struct mg_transport *t, int error)
+{
+    struct connection *c = t->owner;
+    struct mg_dial_work *w = c->work;
+
+    if (!error && (!w->origin->h2 || mg_tls_protocol(t) == MG_TLS_HTTP2)) {
+        carry(c);
+        return;
+    }
+    drop_connection(c);
+    fail(w, MG_FAIL_TLS, error ? mg_tls_problem() : "the origin does not take HTTP/2: it has not chosen it by ALPN");
+}
+
+static const struct mg_transport_events shaking_events = { .on_connected = on_shaken };
+
+static void on_connected(struct mg_transport *t, int error)
+{
+    struct connection *c = t->owner;
+    struct mg_dial_work *w = c->work;
+    struct mg_pool *p = c->pool;
+
+    if (error) {
+        drop_connection(c);
+        w->text = text_of(error);
+        if (!connect_next(w))
+            fail(w, MG_FAIL_CONNECT, w->text);
+        return;
+    }
+    if (!p->tls) {
+        carry(c);
+        return;
+    }
+    c->transport = mg_tls_dial(t, p->tls, p->name, &p->memory, &shaking_events, c);
+    if (c->transport)
+        return;
+    w->connection = NULL;
+    connection_free(c);
+    fail(w, MG_FAIL_CONNECT, text_of(ENOMEM));
+}
+
 /* ---- Waiting for room in a connection of HTTP/2. ---- */
 
 /* Begins to connect, or gets in line: one connection is made at a time, so that many requests at once share it. False
  * with w->text when there is nobody to connect to. */
 static bool connect_or_wait(struct mg_dial_work *w)
 {
-    struct mg_pool *p = w->origin->h2 ? pool_of(&w->addresses[w->at < w->count ? w->at : 0], true) : NULL;
+    struct mg_pool *p = w->origin->h2 ? pool_of(&w->addresses[w->at < w->count ? w->at : 0], w->origin) : NULL;
 
     if (!p)
         return connect_next(w);
@@ -581,7 +663,7 @@ static struct mg_stream *dial_name(struct mg_dial *d, struct mg_origin *o, enum 
         return NULL;
     }
     if (w->count) {
-        struct mg_pool *pool = pool_of(&w->addresses[0], o->h2);
+        struct mg_pool *pool = pool_of(&w->addresses[0], o);
         if (pool) {
             s = borrow(pool, d, o, how);
             pool_drop(pool);
@@ -606,7 +688,7 @@ struct mg_stream *mg_dial_begin(struct mg_dial *d, struct mg_origin *o, enum mg_
     if (!o->address.len)
         return dial_name(d, o, how);
     if (!o->pool)
-        o->pool = pool_of(&o->address, o->h2);
+        o->pool = pool_of(&o->address, o);
     if (o->pool) {
         struct mg_stream *s = borrow(o->pool, d, o, how);
         if (s)

@@ -5,6 +5,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tls.h"
+
 enum { EXCHANGE_MAGIC = 0x6d677863 };
 
 static const struct mg_step_entry *steps;
@@ -83,6 +85,7 @@ unsigned mg_engine_reap(void)
         assert(!x->touched);
         x->magic = 0;
         x->generation->exchanges--;
+        mg_tls_session_drop(x->tls);
         mg_arena_free(x->arena);
         live--;
         count++;

@@ -10,6 +10,7 @@
 #include "engine.h"
 #include "forward.h"
 #include "log.h"
+#include "tls.h"
 
 /* How much of a request's body is kept (by reference) for another try, until there is an answer. */
 enum { REPLAY_MOST = 64 * 1024 };
@@ -26,7 +27,9 @@ static void describe_client(struct mg_exchange *x, const struct mg_peer_info *in
         x->view.client_ip = (mg_slice){ ip, (uint32_t)mg_endpoint_print(&info->client, ip) };
     x->view.client_port = info->client.port;
     x->view.local_port = info->local.port;
-    x->view.tls = info->tls;
+    x->view.tls = info->tls != NULL;
+    if (info->tls)
+        x->tls = mg_tls_session_hold(info->tls);
 }
 
 void mg_exchange_open(struct mg_stream *s, const struct mg_message *request, bool last, const struct mg_limits *limits)

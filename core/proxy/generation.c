@@ -9,8 +9,9 @@
 #include <stdlib.h>
 
 #include "dial.h"
+#include "tls.h"
 
-enum { GENERATION_MAGIC = 0x6d67676e, PROBLEM_MOST = 512, TRUSTED_MOST = 256, LISTENS_MOST = 256 };
+enum { GENERATION_MAGIC = 0x6d67676e, PROBLEM_MOST = 512, TRUSTED_MOST = 256, LISTENS_MOST = 256, TLS_MOST = 4096 };
 
 struct mg_generation *mg_generation_now;
 static char problem[PROBLEM_MOST];
@@ -72,6 +73,9 @@ void mg_generation_free(struct mg_generation *g)
 {
     for (unsigned i = 0; i < g->upstream_count; i++)
         mg_upstream_free(g->upstreams[i]);
+    for (unsigned i = 0; i < g->tls_count; i++)
+        mg_tls_drop(g->tls[i]);
+    free(g->tls);
     if (g->router)
         mg_router_free(g->router);
     mg_tickets_free(&g->tickets);
@@ -118,6 +122,7 @@ void mg_limits_default(mg_limits *l)
         .stream_window = 128 * 1024,
         .max_resets = 200,
         .max_control_frames = 1000,
+        .handshake_timeout = 10,
         .head_timeout = 10,
         .body_timeout = 30,
         .send_timeout = 30,
@@ -135,7 +140,8 @@ void mg_upstream_default(mg_upstream_spec *spec)
         .http2_connections = 4,
         .max_concurrent_streams = 100,
         .attempts = 2,
-        .retry_on = 1u << MG_FAIL_CONNECT | 1u << MG_FAIL_CONNECT_TIMEOUT | 1u << MG_FAIL_RESET | 1u << MG_FAIL_STATUS,
+        .retry_on = 1u << MG_FAIL_CONNECT | 1u << MG_FAIL_CONNECT_TIMEOUT | 1u << MG_FAIL_TLS | 1u << MG_FAIL_RESET |
+                    1u << MG_FAIL_STATUS,
         .retry_status_count = 2,
         .retry_status = { 502, 503 },
         .retry_budget = 0.2,
@@ -181,7 +187,7 @@ int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec)
 
     if (g->listen_count == LISTENS_MOST)
         return refuse("more than %d listeners", LISTENS_MOST);
-    *l = (struct mg_listen){ .backlog = spec->backlog, .http2 = spec->http2, .limits = spec->limits };
+    *l = (struct mg_listen){ .backlog = spec->backlog, .http2 = spec->http2, .tls = spec->tls, .limits = spec->limits };
     if (!mg_address_parse(spec->address, &l->address))
         return refuse("\"%.*s\" is not an address to listen at; write one like \"0.0.0.0:8080\", \"[::1]:8080\", "
                       "\":8080\" or \"unix:/run/gate.sock\"",
@@ -197,6 +203,37 @@ int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec)
         return MG_MALFORMED;
     g->listen_count++;
     return MG_OK;
+}
+
+mg_tls *mg_declare_tls(mg_generation *g, const mg_tls_spec *spec)
+{
+    const char *why = "out of memory";
+    struct mg_tls **more = g->tls_count < TLS_MOST ? realloc(g->tls, (g->tls_count + 1) * sizeof(*more)) : NULL;
+
+    if (g->tls_count == TLS_MOST)
+        why = "more than 4096 different ones";
+    if (more)
+        g->tls = more;
+    struct mg_tls *tls = more ? mg_tls_new(spec, &why) : NULL;
+    if (tls)
+        g->tls[g->tls_count++] = tls;
+    else
+        refuse("tls: %s", why);
+    return tls;
+}
+
+int mg_declare_certificate(mg_tls *tls, const mg_certificate_spec *spec)
+{
+    const char *why;
+
+    return mg_tls_add(tls, spec, &why) == MG_OK ? MG_OK : refuse("tls: %s", why);
+}
+
+int mg_declare_tls_done(mg_tls *tls)
+{
+    const char *why;
+
+    return mg_tls_complete(tls, &why) == MG_OK ? MG_OK : refuse("tls: %s", why);
 }
 
 mg_upstream *mg_declare_upstream(mg_generation *g, const mg_upstream_spec *spec)

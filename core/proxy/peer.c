@@ -261,6 +261,7 @@ static struct mg_peer *new_peer(struct mg_upstream *u, mg_slice address, mg_slic
     p->origin.response = u->response;
     p->origin.keepalive = u->spec.keepalive;
     p->origin.h2 = u->spec.http2;
+    p->origin.tls = u->spec.tls;
     p->origin.connections = u->spec.http2_connections;
     p->origin.limits.max_concurrent_streams = u->spec.max_concurrent_streams;
     return p;

@@ -119,7 +119,7 @@ unsigned mg_fetch_live(void)
 
 /* ---- The request. ---- */
 
-static enum mg_status set_host(struct mg_fetch *f, mg_slice host, int port)
+static enum mg_status set_host(struct mg_fetch *f, mg_slice host, int port, int usual)
 {
     char text[HOST_MOST + 2];
     size_t len = 0;
@@ -135,7 +135,7 @@ static enum mg_status set_host(struct mg_fetch *f, mg_slice host, int port)
     len += host.len;
     if (is_ip6)
         text[len++] = ']';
-    if (port != 80) {
+    if (port != usual) {
         text[len++] = ':';
         char digits[20];
         size_t n = mg_text_put_number(digits, (uint64_t)port);
@@ -154,7 +154,8 @@ static bool is_target(mg_slice method, mg_slice target)
            (parsed.form == MG_TARGET_ORIGIN || parsed.form == MG_TARGET_ASTERISK);
 }
 
-static enum mg_status begin_request(struct mg_fetch *f, mg_slice host, int port, mg_slice method, mg_slice target)
+static enum mg_status begin_request(struct mg_fetch *f, mg_slice host, int port, struct mg_tls *tls, mg_slice method,
+                                    mg_slice target)
 {
     bool local = host.len > 5 && memcmp(host.ptr, "unix:", 5) == 0;
 
@@ -168,12 +169,13 @@ static enum mg_status begin_request(struct mg_fetch *f, mg_slice host, int port,
     if (mg_arena_failed(f->arena))
         return MG_NO_MEMORY;
     mg_origin_open(&f->origin, kept, (uint16_t)port);
-    return set_host(f, host, port);
+    f->origin.tls = tls;
+    return set_host(f, host, port, tls ? 443 : 80);
 }
 
 static void on_timeout(struct mg_timeout *t);
 
-int mg_fetch_open(mg_task *t, const char *host, uint32_t hlen, int port, const char *method, uint32_t mlen,
+int mg_fetch_open(mg_task *t, const char *host, uint32_t hlen, int port, mg_tls *tls, const char *method, uint32_t mlen,
                   const char *target, uint32_t tlen, mg_fetch **out)
 {
     struct mg_fetch *f = calloc(1, sizeof(*f));
@@ -196,7 +198,7 @@ int mg_fetch_open(mg_task *t, const char *host, uint32_t hlen, int port, const c
     *bucket = f;
     live++;
 
-    enum mg_status status = begin_request(f, (mg_slice){ host, hlen }, port, (mg_slice){ method, mlen },
+    enum mg_status status = begin_request(f, (mg_slice){ host, hlen }, port, tls, (mg_slice){ method, mlen },
                                           (mg_slice){ target, tlen });
     if (status != MG_OK) {
         mg_fetch_close(f);
@@ -396,7 +398,7 @@ static void on_dialled(struct mg_dial *d, struct mg_stream *s, enum mg_failure f
     if (s)
         send_request(f, s);
     else
-        fail(f, failure == MG_FAIL_CONNECT_TIMEOUT ? MG_TIMEOUT : MG_REFUSED, text);
+        fail(f, failure == MG_FAIL_CONNECT_TIMEOUT ? MG_TIMEOUT : MG_REFUSED, mg_arena_text(f->arena, text));
 }
 
 static enum mg_status try(struct mg_fetch *f, enum mg_dial_how how)

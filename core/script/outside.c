@@ -16,7 +16,8 @@
 #include "block.h"
 #include "clock.h"
 #include "resolve.h"
-#include "transport.h"
+#include "text.h"
+#include "tls.h"
 
 enum {
     SOCKET_MAGIC = 0x6d67736f,
@@ -42,6 +43,10 @@ struct mg_socket {
     const void *owner; /* a task, or the generation */
     struct mg_generation *generation;
     struct mg_transport *transport; /* NULL before it connects and after it broke */
+    struct mg_tls *tls;             /* held; NULL: clear text */
+    struct mg_tls_memory memory;
+    char *name;    /* with TLS: whom the certificate must be of */
+    char *problem; /* why the handshake failed */
     struct mg_lookup *lookup;
     struct mg_wait reader, writer;   /* reader: also who waits for the connection */
     struct mg_timeout timeout;       /* the reader's */
@@ -132,6 +137,10 @@ static void release(struct mg_socket *s)
     if (--s->held || !s->closed)
         return;
     s->magic = 0;
+    mg_tls_forget(&s->memory);
+    mg_tls_drop(s->tls);
+    free(s->name);
+    free(s->problem);
     free(s->in);
     free(s->pattern);
     free(s);
@@ -465,6 +474,11 @@ int mg_socket_take(mg_socket *s, mg_slice *out)
     return MG_OK;
 }
 
+void mg_socket_problem(mg_socket *s, mg_slice *out)
+{
+    *out = mg_slice_of(s->problem ? s->problem : "");
+}
+
 int mg_socket_ready(mg_socket *s)
 {
     return (int)(s->in_end - s->in_at);
@@ -571,6 +585,31 @@ static int connect_next(struct mg_socket *s, int code)
     return code;
 }
 
+static void open_for_use(struct mg_socket *s)
+{
+    s->connected = true;
+    s->transport->ops->want_read(s->transport, true);
+    if (s->out.bytes)
+        mark_dirty(s);
+    answer_reader(s, MG_OK);
+}
+
+static void on_shaken(struct mg_transport *t, int error)
+{
+    struct mg_socket *s = t->owner;
+
+    if (!error) {
+        open_for_use(s);
+        return;
+    }
+    s->problem = strdup(mg_tls_problem());
+    s->ended = true;
+    drop_transport(s, true);
+    answer_reader(s, MG_UNTRUSTED);
+}
+
+static const struct mg_transport_events secure_events = { on_shaken, on_readable, on_writable };
+
 static void on_connected(struct mg_transport *t, int error)
 {
     struct mg_socket *s = t->owner;
@@ -583,11 +622,15 @@ static void on_connected(struct mg_transport *t, int error)
             answer_reader(s, code);
         return;
     }
-    s->connected = true;
-    t->ops->want_read(t, true);
-    if (s->out.bytes)
-        mark_dirty(s);
-    answer_reader(s, MG_OK);
+    if (!s->tls) {
+        open_for_use(s);
+        return;
+    }
+    s->transport = mg_tls_dial(t, s->tls, mg_slice_of(s->name), &s->memory, &secure_events, s);
+    if (s->transport)
+        return;
+    s->ended = true;
+    answer_reader(s, MG_NO_MEMORY);
 }
 
 static void set_addresses(struct mg_socket *s, const struct mg_address *list, unsigned count)
@@ -641,7 +684,18 @@ static int begin(struct mg_socket *s, mg_slice host)
     return connect_next(s, MG_REFUSED);
 }
 
-int mg_socket_open(mg_task *t, const char *host, uint32_t len, int port, double timeout, mg_socket **out)
+/* Whose certificate it must be: what the script says, or the host. */
+static bool expect_tls(struct mg_socket *s, mg_tls *tls, mg_slice host)
+{
+    mg_slice sni = mg_tls_sni(tls);
+    mg_slice name = sni.len ? sni : host;
+
+    s->tls = mg_tls_hold(tls);
+    s->name = strndup(name.ptr, name.len);
+    return s->name != NULL;
+}
+
+int mg_socket_open(mg_task *t, const char *host, uint32_t len, int port, mg_tls *tls, double timeout, mg_socket **out)
 {
     *out = NULL;
     if (!len || port < 0 || port > 65535)
@@ -656,7 +710,9 @@ int mg_socket_open(mg_task *t, const char *host, uint32_t len, int port, double 
     live++;
     link_to(s, t);
     int ticket = mg_task_wait(t, &s->reader, cancel_reader);
-    int code = ticket > 0 ? begin(s, (mg_slice){ host, len }) : ticket;
+    int code = ticket;
+    if (ticket > 0)
+        code = tls && !expect_tls(s, tls, (mg_slice){ host, len }) ? MG_NO_MEMORY : begin(s, (mg_slice){ host, len });
     if (code != MG_OK) {
         if (ticket > 0)
             mg_task_cancel(t, ticket);

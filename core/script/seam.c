@@ -16,6 +16,7 @@
 #include "log.h"
 #include "resolve.h"
 #include "script.h"
+#include "tls.h"
 #include "uri.h"
 
 static struct mg_connecting *connected;
@@ -95,6 +96,15 @@ int mg_view_set(mg_view *v, int part, const char *ptr, uint32_t len)
         return MG_OK;
     }
     return MG_MALFORMED;
+}
+
+bool mg_view_tls(const mg_view *v, mg_tls_about *out)
+{
+    const struct mg_exchange *x = MG_EXCHANGE_OF(v);
+
+    if (x->tls)
+        mg_tls_session_about(x->tls, out);
+    return x->tls != NULL;
 }
 
 int mg_view_set_status(mg_view *v, int status)

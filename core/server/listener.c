@@ -15,6 +15,7 @@
 
 #include "exchange.h"
 #include "h2.h"
+#include "handshake.h"
 #include "log.h"
 #include "transport.h"
 
@@ -130,8 +131,26 @@ static const struct mg_carrier_events either_events = {
     .on_closed = on_closed,
 };
 
+/* With TLS the client has chosen its protocol in the handshake (RFC 9113 3.2). */
+static void on_handshake(void *owner, struct mg_transport *t, const struct mg_peer_info *info)
+{
+    struct mg_listener *l = owner;
+
+    if (!t)
+        count_out(l);
+    else if (mg_tls_protocol(t) == MG_TLS_HTTP2)
+        adopt(l, mg_h2_serve(t, &l->settings, info, &carrier_events, l, (mg_slice){ "", 0 }));
+    else
+        adopt(l, mg_h1_serve(t, &l->settings, info, &carrier_events, l));
+}
+
 static void serve(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info)
 {
+    if (l->listen->tls) {
+        mg_handshake_begin(t, l->listen->tls, mg_clock_queue(l->listen->limits.handshake_timeout), info, on_handshake,
+                           l);
+        return;
+    }
     adopt(l, mg_h1_serve(t, &l->settings, info, l->listen->http2 ? &either_events : &carrier_events, l));
 }
 
@@ -192,7 +211,7 @@ static void on_look(struct mg_timeout *t)
     struct greeting *g = (struct greeting *)((char *)t - offsetof(struct greeting, look));
 
     mg_timeout_set(t, g->listener->listen->times.half_close);
-    if (!mg_transport_ended(g->transport))
+    if (!g->transport->ops->ended(g->transport))
         return;
     if (!g->ended) {
         g->ended = true;
@@ -400,6 +419,7 @@ void mg_listener_close(void)
         next = c->next;
         c->ops->close(c);
     }
+    mg_handshake_close();
     while (greetings) {
         struct mg_listener *l = greetings->listener;
         struct mg_transport *t = greetings->transport;

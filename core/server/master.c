@@ -22,6 +22,7 @@
 #include "log.h"
 #include "peer.h"
 #include "shared.h"
+#include "tls.h"
 #include "worker.h"
 
 enum { SIGNALS = 7, ANSWER_ROOM = 256 * 1024 };
@@ -53,7 +54,7 @@ static struct {
     int sockets[MG_BINDS_MOST];
     unsigned socket_count;
     ev_signal signals[SIGNALS];
-    ev_timer status, kill;
+    ev_timer status, kill, tickets;
     unsigned asked; /* the control socket's question under way; 0: none */
     double began;
     int exit_status;
@@ -531,6 +532,15 @@ static bool on_status(unsigned ticket)
 
 static const struct mg_control_events control_events = { on_status, stop };
 
+/* The keys of tickets are turned here too, so that a worker that is started later has the others' ones, and what is
+ * over is forgotten here as well. */
+static void on_tickets(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)events;
+    ev_timer_set(t, mg_tls_turn(), 0);
+    ev_timer_start(loop, t);
+}
+
 static void prepare_children(void)
 {
     for (int i = 0; i < MG_WORKERS_MAX; i++) {
@@ -558,7 +568,7 @@ int mg_master_run(const struct mg_master_options *options)
 
     m.options = options;
     m.loop = ev_default_loop(EVBACKEND_EPOLL);
-    if (!m.loop || !mg_shared_start(options->shared)) {
+    if (!m.loop || !mg_shared_start(options->shared) || !mg_tls_start()) {
         mg_log(MG_LOG_ERROR, "the master can't start: %s", strerror(errno));
         return 1;
     }
@@ -567,6 +577,8 @@ int mg_master_run(const struct mg_master_options *options)
     catch_signals();
     ev_init(&m.status, on_status_late);
     ev_init(&m.kill, on_kill);
+    ev_timer_init(&m.tickets, on_tickets, mg_tls_turn(), 0);
+    ev_timer_start(m.loop, &m.tickets);
     prepare_children();
     if (options->control && (problem = mg_control_open(m.loop, options->control, &control_events))) {
         fprintf(stderr, "moongate: %s\n", problem);

@@ -25,6 +25,7 @@
 #include "resolve.h"
 #include "script.h"
 #include "sink.h"
+#include "tls.h"
 #include "transport.h"
 #include "vm.h"
 
@@ -211,6 +212,8 @@ static void on_prepared(struct mg_generation *g, enum mg_status status)
 static void keep_listen(struct mg_listen *to, const struct mg_listen *from)
 {
     *to = *from;
+    if (to->tls)
+        mg_tls_hold(to->tls);
     to->text = to->where = (mg_slice){ "", 0 };
     to->trusted = NULL;
     if (!from->trusted_count)
@@ -455,6 +458,7 @@ static void end(void)
     for (unsigned i = 0; i < w.listener_count; i++) {
         mg_listener_free(w.listeners[i]);
         free(w.listens[i].trusted);
+        mg_tls_drop(w.listens[i].tls);
     }
     mg_sink_close();
     if (w.resolving)

@@ -10,6 +10,7 @@ local policy = require "moongate.policy"
 local problem = require "moongate.problem"
 local schema = require "moongate.schema"
 local state = require "moongate.state"
+local tls = require "moongate.tls"
 
 local declare = {}
 
@@ -33,6 +34,7 @@ local limits = {
   stream_window = size { min = 16384, max = 2 ^ 24 },
   max_resets = count(),
   max_control_frames = count(),
+  handshake_timeout = seconds(),
   head_timeout = seconds(),
   body_timeout = seconds(),
   send_timeout = seconds(),
@@ -70,7 +72,7 @@ local listen_keys = {
   backlog = count { min = 1, max = 65535, default = 4096 },
   trusted = schema.words { expect = 'a list of networks like { "10.0.0.0/8", "unix" }' },
   http2 = schema.flag { default = true },
-  tls = schema.later "TLS",
+  tls = schema.table { expect = 'a table like { cert = "site.pem", key = "site.key" }' },
   proxy_protocol = schema.later "the PROXY protocol",
 }
 
@@ -128,7 +130,9 @@ local upstream_keys = {
   end),
   health = schema.later "the active health check",
   discover = schema.later "discovery",
-  tls = schema.later "TLS",
+  tls = schema.any("true or a table of options", function(value)
+    if value == true or type(value) == "table" then return value end
+  end),
   protocol = schema.choice({ "http/1.1", "h2" }, { default = "http/1.1" }),
 }
 for key, kind in pairs(upstream_numbers) do upstream_keys[key] = kind end
@@ -141,7 +145,7 @@ local peer_keys = {
 }
 
 local failures = {
-  connect = 2 ^ C.MG_FAIL_CONNECT + 2 ^ C.MG_FAIL_CONNECT_TIMEOUT,
+  connect = 2 ^ C.MG_FAIL_CONNECT + 2 ^ C.MG_FAIL_CONNECT_TIMEOUT + 2 ^ C.MG_FAIL_TLS,
   reset = 2 ^ C.MG_FAIL_RESET,
   timeout = 2 ^ C.MG_FAIL_TIMEOUT,
   malformed = 2 ^ C.MG_FAIL_MALFORMED,
@@ -207,6 +211,7 @@ function declare.listen(options)
 
   local record = { address = read[1], backlog = read.backlog, trusted = read.trusted, http2 = read.http2,
     limits = {}, place = place }
+  if read.tls then record.tls = tls.for_clients(read.tls, read.http2, fail) end
   for key in pairs(limits) do record.limits[key] = read[key] end
   for _, other in ipairs(declared.listens) do
     if other.address == record.address then
@@ -268,6 +273,7 @@ local function upstream_spec(record, read, fail)
     if read[key] then spec[key] = read[key] end
   end
   spec.http2 = read.protocol == "h2"
+  if read.tls then spec.tls = tls.for_origins(read.tls, read.protocol, fail) end
   if balances[read.balance] then spec.balance = balances[read.balance] end
   if type(read.retry) == "table" then read_retry(spec, read.retry, fail) end
   return spec
@@ -296,7 +302,11 @@ function declare.upstream(name, options)
   record.pointer = C.mg_declare_upstream(state.generation, upstream_spec(record, read, fail))
   if record.pointer == nil then fail(core_says()) end
   local metas = {}
+  local nameless = read.tls == true or read.tls and not read.tls.sni and read.tls.verify ~= false
   for i, p in ipairs(record.peers) do
+    if nameless and p.address:sub(1, 5) == "unix:" then
+      fail(("peer %d: a unix socket has no name that its certificate could be of; give tls = { sni = ... }"):format(i))
+    end
     if C.mg_declare_peer(record.pointer, p.address, #p.address, p.weight, p.zone, #p.zone) == nil then
       fail(("peer %d: %s"):format(i, (core_says():gsub('^peer (".-"):', "%1"))))
     end

@@ -38,7 +38,7 @@ local function new_record()
     filters = false,    -- own edits of the response's body, after the policies' hooks
     coded = false,      -- codings to take off that body before them and to put on behind them (coding.lua)
     opened = false,     -- sockets and fetches, as keys
-    ctx = false, args = false, params = false, cookies = false, query = false, fibers = nil,
+    ctx = false, args = false, params = false, cookies = false, query = false, tls = false, fibers = nil,
   }
 end
 
@@ -116,7 +116,7 @@ function exchange.close(slot)
   if x.opened then exchange.drop_opened(x) end
   x.view = false
   x.route, x.reached, x.responded, x.producer, x.filters, x.coded = false, 0, false, false, false, false
-  x.ctx, x.args, x.params, x.cookies, x.query = false, false, false, false, false
+  x.ctx, x.args, x.params, x.cookies, x.query, x.tls = false, false, false, false, false, false
   counts.requests = counts.requests - 1
   if x.fibers then
     fiber.cancel_all(x)

@@ -9,6 +9,7 @@ local headers = require "moongate.headers"
 local json = require "moongate.json"
 local reason_of = require "moongate.reason"
 local schema = require "moongate.schema"
+local tls = require "moongate.tls"
 local text = ffi.string
 
 local fetch = {}
@@ -24,6 +25,7 @@ local out = ffi.new "mg_fetch *[1]"
 ---@field query? table<string, any> put behind the URL's own
 ---@field timeout? number seconds up to the head, and then between two pieces; 30 if not given
 ---@field max_size? number|string of the body, "10M" if not given; 0: no bound
+---@field tls? table for https, as in gate.upstream
 ---@field stream? boolean the body is not read at once: read it to its end, or close()
 
 ---@class moongate.Fetched
@@ -137,22 +139,21 @@ local function parse(url)
   local scheme, authority, target = url:match "^(%a[%w+.-]*)://([^/?#]*)([^#]*)"
   if not scheme then return nil, "not a URL: " .. url end
   scheme = scheme:lower()
-  if scheme == "https" then return nil, "https is not available yet" end
-  if scheme ~= "http" then return nil, "the URL must begin with http://" end
+  if scheme ~= "http" and scheme ~= "https" then return nil, "the URL must begin with http:// or https://" end
   if authority:find("@", 1, true) then return nil, "the URL can't have a name and password in it" end
   local host, port = authority:match "^(%[[%x:.]+%])(.*)$"
   if not host then host, port = authority:match "^([^:]+)(.*)$" end
   if not host or not (port == "" or port:find "^:%d+$") then return nil, "the URL has no valid host: " .. url end
-  port = port == "" and 80 or tonumber(port:sub(2))
+  port = port == "" and (scheme == "https" and 443 or 80) or tonumber(port:sub(2))
   if port < 1 or port > 65535 then return nil, "the URL has no valid port: " .. url end
   if target:sub(1, 1) ~= "/" then target = "/" .. target end
   if target:find "[%c%s\128-\255]" then return nil, "the URL has bytes that must be escaped: " .. url end
-  return host, port, target
+  return host, port, target, scheme == "https"
 end
 
 local shape = {
   method = schema.text(), headers = schema.table(), query = schema.table(), timeout = schema.seconds { above = 0 },
-  max_size = schema.size(), stream = schema.flag(),
+  max_size = schema.size(), stream = schema.flag(), tls = schema.table(),
   body = schema.any("a string, or a table (sent as JSON)", function(value)
     if type(value) == "string" or type(value) == "table" then return value end
   end),
@@ -172,13 +173,14 @@ local function write_head(f, options)
 end
 
 local function open(url, options, body)
-  local host, port, target = parse(url)
+  local host, port, target, secure = parse(url)
   if not host then return nil, port end
   if options.query then
     target = target .. (target:find("?", 1, true) and "&" or "?") .. escape.make_query(options.query)
   end
   local method = options.method or body and "POST" or "GET"
-  local code = C.mg_fetch_open(fiber.task(), host, #host, port, method, #method, target, #target, out)
+  local settings = secure and tls.for_origins(options.tls or true, nil, fail_option) or nil
+  local code = C.mg_fetch_open(fiber.task(), host, #host, port, settings, method, #method, target, #target, out)
   if code == GONE then fiber.stop() end
   if code < 0 then return nil, reason_of(code) end
   local f, owner = out[0], fiber.owner()
@@ -205,7 +207,7 @@ end
 ---
 --- The first value is there in any case: with ok = false and status = 0 when there was no answer, and then the second
 --- is the reason.
----@param url string "http://host[:port]/path?query"
+---@param url string "http[s]://host[:port]/path?query"
 ---@param options? moongate.FetchOptions
 ---@return moongate.Fetched answer, string? problem
 function fetch.fetch(url, options)

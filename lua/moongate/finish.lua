@@ -14,7 +14,7 @@ local limit_keys = {
   "max_head_size", "max_fields", "max_target_size", "max_chunk_line", "max_chunk_extensions", "max_trailer_size",
   "max_body_size", "max_text_size", "max_connections", "keepalive_requests",
   "max_concurrent_streams", "stream_window", "max_resets", "max_control_frames",
-  "head_timeout", "body_timeout", "send_timeout", "idle_timeout", "half_close_timeout",
+  "handshake_timeout", "head_timeout", "body_timeout", "send_timeout", "idle_timeout", "half_close_timeout",
 }
 local number_keys = {
   "workers", "drain_timeout", "cpu_budget", "memory_limit", "shared_size", "log_flush", "load_budget",
@@ -67,7 +67,7 @@ local function declare_listens(base)
     put(spec.address, l.address)
     put(spec.trusted, trusted)
     put(spec.where, l.place or "")
-    spec.backlog, spec.http2 = l.backlog, l.http2
+    spec.backlog, spec.http2, spec.tls = l.backlog, l.http2, l.tls
     ffi.copy(spec.limits, base, ffi.sizeof "mg_limits")
     apply_limits(spec.limits, l.limits)
     if C.mg_declare_listen(state.generation, spec) < 0 then

@@ -6,6 +6,7 @@ local words = {
   [C.MG_MALFORMED] = "malformed", [C.MG_TIMEOUT] = "timeout", [C.MG_REFUSED] = "connection refused",
   [C.MG_CUT] = "closed", [C.MG_NO_MEMORY] = "out of memory", [C.MG_UNKNOWN_NAME] = "the name does not resolve",
   [C.MG_BUSY] = "busy: somebody else waits for it", [C.MG_NO_PEER] = "no peer is left",
+  [C.MG_UNTRUSTED] = "the TLS handshake failed",
 }
 
 --- "timeout", "closed", ...

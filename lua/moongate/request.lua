@@ -9,6 +9,7 @@ local escape = require "moongate.escape"
 local exchange = require "moongate.exchange"
 local headers = require "moongate.headers"
 local peer = require "moongate.peer"
+local tls = require "moongate.tls"
 local text = ffi.string
 
 local request = {}
@@ -103,9 +104,14 @@ function readers.server(v)
   return { port = v.local_port }
 end
 
--- Nothing about TLS is known yet but whether it is there.
-function readers.tls(v)
-  if v.tls ~= 0 then return {} end
+function readers.tls(v, x)
+  if v.tls == 0 then return nil end
+  local about = x.tls
+  if not about then
+    about = tls.about(v)
+    x.tls = about
+  end
+  return about
 end
 
 function readers.route(v, x)
@@ -164,7 +170,7 @@ end
 ---@field params table<string, string> from the route's pattern; the rest behind a last * is params["*"]
 ---@field client { ip: string, port: integer }
 ---@field server { port: integer } where the client connected to
----@field tls table?
+---@field tls moongate.TLS? nil in clear text
 ---@field id string 16 hex digits
 ---@field ctx table the exchange's own, for policies to share
 ---@field route string? the route's name, or its pattern

@@ -6,6 +6,7 @@ local ffi = require "ffi"
 local C = require "moongate.seam"
 local fiber = require "moongate.fiber"
 local reason_of = require "moongate.reason"
+local tls = require "moongate.tls"
 local text = ffi.string
 
 local socket = {}
@@ -144,7 +145,8 @@ end
 --- Connects to a host and port, or to "unix:/path".
 ---@param host string
 ---@param port? integer
----@param options? { timeout?: number } seconds, for connecting and each receive; 10 if not given
+---@param options? { timeout?: number, tls?: true|table } seconds, for connecting and each receive, 10 if not given; tls
+--- as in gate.upstream
 ---@return moongate.Socket? socket, string? reason
 function socket.connect(host, port, options)
   if type(port) == "table" then port, options = nil, port end
@@ -153,24 +155,32 @@ function socket.connect(host, port, options)
   if not is_path and (type(port) ~= "number" or port < 1 or port > 65535 or port % 1 ~= 0) then
     error("gate.connect: the port must be a whole number from 1 to 65535, got " .. tostring(port), 2)
   end
-  if options and options.tls then return nil, "TLS is not available yet" end
+  local secure = options and options.tls and tls.for_origins(options.tls, nil, function(message)
+    error("gate.connect: " .. message, 3)
+  end) or nil
   local seconds = options and options.timeout or 10
   if type(seconds) ~= "number" then error("gate.connect: timeout must be a number of seconds", 2) end
 
   local key, task = is_path and host or host .. ":" .. port, fiber.task()
+  if secure then key = key .. " " .. tostring(secure) end
   local s = reuse(key)
   if s then
     C.mg_socket_give(s, task)
     return wrap(s, key, seconds)
   end
-  local ticket = C.mg_socket_open(task, host, #host, port or 0, seconds, out)
+  local ticket = C.mg_socket_open(task, host, #host, port or 0, secure, seconds, out)
   if ticket == GONE then fiber.stop() end
   if ticket < 0 then return nil, reason_of(ticket) end
   local self = wrap(out[0], key, seconds)
   local code = wait(self, ticket)
   if code < 0 then
+    local reason = reason_of(code)
+    if code == C.MG_UNTRUSTED then
+      C.mg_socket_problem(self[1], slice)
+      reason = text(slice.ptr, slice.len)
+    end
     self:close()
-    return nil, reason_of(code)
+    return nil, reason
   end
   return self
 end

@@ -69,8 +69,22 @@ static void wire_want_read(struct mg_transport *t, bool on)
     (void)on;
 }
 
+static bool wire_ended(struct mg_transport *t)
+{
+    (void)t;
+    return wire.closed;
+}
+
 static const struct mg_transport_ops wire_ops = {
-    wire_read, wire_write, wire_shutdown, wire_close, wire_want_read, wire_shutdown,
+    .read = wire_read,
+    .write = wire_write,
+    .shutdown = wire_shutdown,
+    .close = wire_close,
+    .want_read = wire_want_read,
+    .want_write = wire_shutdown,
+    .again = wire_shutdown,
+    .ended = wire_ended,
+    .stirred = wire_ended,
 };
 
 /* ---- An exchange that answers. ---- */

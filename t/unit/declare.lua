@@ -144,7 +144,8 @@ gate.set { head_timeout = 5, workers = 4, log_fields = { "status", "path" }, max
   check("attempts", u.attempts, 3)
   check("default kept", u.keepalive, 64)
   check("connect_timeout", u.connect_timeout, 0.5)
-  check("retry on", u.on, 2 ^ C.MG_FAIL_CONNECT + 2 ^ C.MG_FAIL_CONNECT_TIMEOUT + 2 ^ C.MG_FAIL_STATUS)
+  check("retry on", u.on, 2 ^ C.MG_FAIL_CONNECT + 2 ^ C.MG_FAIL_CONNECT_TIMEOUT + 2 ^ C.MG_FAIL_TLS
+    + 2 ^ C.MG_FAIL_STATUS)
   check("statuses", u.statuses * 1000 + u.first_status, 2502)
   check("peer", table.concat(u.peers[2], " "), "10.0.0.2:80 3 b")
   check("meta", state.upstreams.users.metas[2].a, 1)
@@ -270,7 +271,7 @@ refused(head .. 'gate.use { name = "x" }',
 refused(head .. head,
   'gateway.lua:2: gate.listen: "127.0.0.1:8080" is listened at already, by gateway.lua:1; take one of the two away')
 refused('gate.listen { "0.0.0.0:1", tls = {} }',
-  'gateway.lua:1: gate.listen: tls: TLS is not available in this version')
+  'gateway.lua:1: gate.listen: tls: a certificate is needed: tls = { cert = "site.pem", key = "site.key" }')
 refused('gate.listen { "0.0.0.0:1", max_head_size = "x" }',
   'gateway.lua:1: gate.listen: max_head_size must be a size like 65536 or "64K", from 256 to 16M, got "x"')
 refused('gate.listen(8080)', 'gateway.lua:1: gate.listen: must be an address or a table that begins with one, got 8080')

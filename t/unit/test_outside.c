@@ -190,7 +190,7 @@ static mg_socket *connected(void)
 {
     mg_socket *s;
 
-    assert(await(mg_socket_open(&task, "127.0.0.1", 9, port, 5, &s)) == MG_OK && s && mg_socket_is_open(s));
+    assert(await(mg_socket_open(&task, "127.0.0.1", 9, port, NULL, 5, &s)) == MG_OK && s && mg_socket_is_open(s));
     return s;
 }
 
@@ -282,20 +282,20 @@ static void a_port_where_nobody_listens_is_refused(void)
 {
     mg_socket *s;
 
-    assert(await(mg_socket_open(&task, "127.0.0.1", 9, 1, 5, &s)) == MG_REFUSED && !mg_socket_is_open(s));
+    assert(await(mg_socket_open(&task, "127.0.0.1", 9, 1, NULL, 5, &s)) == MG_REFUSED && !mg_socket_is_open(s));
     assert(mg_socket_send(s, &task, "x", 1) == MG_CUT);
     mg_socket_close(s);
-    assert(await(mg_socket_open(&task, "unix:/no/such", 13, 0, 5, &s)) == MG_REFUSED);
+    assert(await(mg_socket_open(&task, "unix:/no/such", 13, 0, NULL, 5, &s)) == MG_REFUSED);
     if (s)
         mg_socket_close(s);
-    assert(mg_socket_open(&task, "", 0, 80, 5, &s) == MG_MALFORMED && !s);
+    assert(mg_socket_open(&task, "", 0, 80, NULL, 5, &s) == MG_MALFORMED && !s);
 }
 
 static void a_name_is_resolved(void)
 {
     mg_socket *s;
 
-    assert(await(mg_socket_open(&task, "localhost", 9, port, 5, &s)) == MG_OK);
+    assert(await(mg_socket_open(&task, "localhost", 9, port, NULL, 5, &s)) == MG_OK);
     mg_socket_close(s);
 }
 
@@ -305,8 +305,8 @@ static void sockets_end_with_their_owner(void)
     mg_socket *kept = connected(), *s;
 
     mg_task_init(&other, &generation);
-    assert(mg_socket_open(&other, "127.0.0.1", 9, port, 5, &s) > 0);
-    assert(mg_socket_open(&other, "127.0.0.1", 9, port, 5, &s) > 0);
+    assert(mg_socket_open(&other, "127.0.0.1", 9, port, NULL, 5, &s) > 0);
+    assert(mg_socket_open(&other, "127.0.0.1", 9, port, NULL, 5, &s) > 0);
     mg_socket_give(kept, NULL);
     mg_outside_end(&generation, &other);
     mg_task_end(&other);
@@ -321,7 +321,7 @@ static mg_fetch *fetch(const char *method, const char *target)
 {
     mg_fetch *f;
 
-    assert(mg_fetch_open(&task, "127.0.0.1", 9, port, method, (uint32_t)strlen(method), target,
+    assert(mg_fetch_open(&task, "127.0.0.1", 9, port, NULL, method, (uint32_t)strlen(method), target,
                          (uint32_t)strlen(target), &f) == MG_OK);
     return f;
 }
@@ -394,14 +394,14 @@ static void a_named_server_is_dialled_and_its_connection_kept(void)
     int code;
 
     for (int i = 0; i < 4; i++) {
-        assert(mg_fetch_open(&task, "localhost", 9, port, "GET", 3, "/", 1, &f) == MG_OK);
+        assert(mg_fetch_open(&task, "localhost", 9, port, NULL, "GET", 3, "/", 1, &f) == MG_OK);
         assert(await(mg_fetch_send(f, "", 0, 5)) == MG_OK && read_all(f, &code) == 6);
         mg_fetch_close(f);
     }
-    assert(mg_fetch_open(&task, "localhost", 9, 1, "GET", 3, "/", 1, &f) == MG_OK);
+    assert(mg_fetch_open(&task, "localhost", 9, 1, NULL, "GET", 3, "/", 1, &f) == MG_OK);
     assert(await(mg_fetch_send(f, "", 0, 5)) == MG_REFUSED);
     mg_fetch_close(f);
-    assert(mg_fetch_open(&task, "no-such-name.invalid", 20, 80, "GET", 3, "/", 1, &f) == MG_OK);
+    assert(mg_fetch_open(&task, "no-such-name.invalid", 20, 80, NULL, "GET", 3, "/", 1, &f) == MG_OK);
     assert(await(mg_fetch_send(f, "", 0, 5)) < 0);
     mg_fetch_problem(f, &text);
     assert(text.len && mg_dial_live() == 0);
@@ -439,7 +439,7 @@ static void failures_have_a_code_and_words(void)
     assert(await(mg_fetch_send(f, "", 0, 0.02)) == MG_TIMEOUT);
     mg_fetch_close(f);
 
-    assert(mg_fetch_open(&task, "127.0.0.1", 9, 1, "GET", 3, "/", 1, &f) == MG_OK);
+    assert(mg_fetch_open(&task, "127.0.0.1", 9, 1, NULL, "GET", 3, "/", 1, &f) == MG_OK);
     assert(await(mg_fetch_send(f, "", 0, 5)) == MG_REFUSED);
     mg_fetch_problem(f, &text);
     assert(mg_text_equal(text, MG_LIT("connection refused")));
@@ -450,11 +450,11 @@ static void nothing_can_be_smuggled_into_a_head(void)
 {
     mg_fetch *f;
 
-    assert(mg_fetch_open(&task, "a", 1, 80, "GET", 3, "/ HTTP/1.1\r\nx: y", 16, &f) == MG_MALFORMED && !f);
-    assert(mg_fetch_open(&task, "a", 1, 80, "GET /", 5, "/", 1, &f) == MG_MALFORMED);
-    assert(mg_fetch_open(&task, "a\r\nb", 4, 80, "GET", 3, "/", 1, &f) == MG_MALFORMED);
-    assert(mg_fetch_open(&task, "a", 1, 80, "CONNECT", 7, "a:80", 4, &f) == MG_MALFORMED);
-    assert(mg_fetch_open(&task, "a", 1, 0, "GET", 3, "/", 1, &f) == MG_MALFORMED);
+    assert(mg_fetch_open(&task, "a", 1, 80, NULL, "GET", 3, "/ HTTP/1.1\r\nx: y", 16, &f) == MG_MALFORMED && !f);
+    assert(mg_fetch_open(&task, "a", 1, 80, NULL, "GET /", 5, "/", 1, &f) == MG_MALFORMED);
+    assert(mg_fetch_open(&task, "a\r\nb", 4, 80, NULL, "GET", 3, "/", 1, &f) == MG_MALFORMED);
+    assert(mg_fetch_open(&task, "a", 1, 80, NULL, "CONNECT", 7, "a:80", 4, &f) == MG_MALFORMED);
+    assert(mg_fetch_open(&task, "a", 1, 0, NULL, "GET", 3, "/", 1, &f) == MG_MALFORMED);
 }
 
 static void a_fetch_ends_with_its_task(void)
@@ -463,7 +463,7 @@ static void a_fetch_ends_with_its_task(void)
     mg_fetch *f;
 
     mg_task_init(&other, &generation);
-    assert(mg_fetch_open(&other, "127.0.0.1", 9, port, "GET", 3, "/silent", 7, &f) == MG_OK);
+    assert(mg_fetch_open(&other, "127.0.0.1", 9, port, NULL, "GET", 3, "/silent", 7, &f) == MG_OK);
     assert(mg_fetch_send(f, "body", 4, 5) > 0);
     turn(0.05);
     mg_fetch_end(&generation, &other);
