@@ -5,4 +5,7 @@ local env = os.getenv
 gate.set { workers = tonumber(env "WORKERS"), access_log = "off", max_connections = 20000, keepalive_requests = 0 }
 gate.listen { env "IP" .. ":" .. env "PORT", idle_timeout = 300 }
 gate.listen { env "IP" .. ":" .. env "PORT" + 100, idle_timeout = 300 }
+gate.listen {
+  env "IP" .. ":" .. env "PORT" + 200, idle_timeout = 300, tls = { cert = env "CERT", key = env "KEY" },
+}
 gate.route { "/*", upstream = gate.upstream("origin", { peers = { env "ORIGIN" }, keepalive = 1024 }) }
