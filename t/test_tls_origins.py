@@ -1,15 +1,15 @@
 """TLS to origins: who is believed, what is asked for, what is told when it is not so, and what is kept."""
+import json
 import os
 import socket
-import ssl
+import subprocess
 import threading
 
 import pytest
 
-import origin as origin_module
 from certificates import Authority
 from h2origin import H2Origin
-from moongate import run
+from moongate import ROOT, free_port, run
 
 
 def upstream(server, tls, more=""):
@@ -223,7 +223,7 @@ def test_fetch_speaks_https(moongate, origin, authority, site):
         return 200, {{ body = got:text(), problem = problem, refused = refused.status, why = why }}
     end }}""")
 
-    told = __import__("json").loads(gate.get("/").body)
+    told = json.loads(gate.get("/").body)
 
     assert told["body"] == "fetched" and told["refused"] == 0
     assert "unable to get local issuer certificate" in told["why"]
@@ -247,6 +247,27 @@ def test_sockets_speak_tls(moongate, origin, authority, site):
     answer = gate.get("/").body.decode()
 
     assert answer.startswith("hello again; nil: the certificate of /CN=")
+
+
+def test_redis_is_asked_over_tls(moongate, authority, site, tmp_path):
+    port = free_port()
+    process = subprocess.Popen(
+        ["redis-server", "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path,
+         "--tls-cert-file", site.cert, "--tls-key-file", site.key, "--tls-ca-cert-file", authority.cert,
+         "--tls-auth-clients", "no"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert any("Ready to accept" in line for line in process.stdout)
+        gate = moongate(f"""package.path = "{ROOT}/scripts/?.lua;" .. package.path
+            local db = require "store.redis" "127.0.0.1:{port}" {{ tls = {{ ca = "{authority.cert}" }} }}
+            gate.route {{ "/*", handler = function(req)
+                assert(db:set("key", "secret"))
+                return 200, db:get("key")
+            end }}""")
+
+        assert gate.get("/").body == b"secret"
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
 
 
 # ---- What a script can get wrong.

@@ -2,6 +2,7 @@
 --
 --   local redis = require "store.redis"
 --   local db = redis "127.0.0.1:6379" { timeout = 1, password = "secret", database = 2 }
+--   local far = redis "redis.internal:6380" { tls = true }     -- or a table of options, as in gate.upstream
 --
 --   local name, problem = db:get("user:" .. id)           -- any command by its name; waits
 --   db:set("seen:" .. id, gate.time(), "EX", 60)
@@ -15,6 +16,7 @@ local C = require "moongate.seam"
 local fiber = require "moongate.fiber"
 local owner = require "moongate.owner"
 local reason_of = require "moongate.reason"
+local tls = require "moongate.tls"
 local text, cast = ffi.string, ffi.cast
 
 local SOME, TIMEOUT, GONE = C.MG_RECEIVE_SOME, C.MG_TIMEOUT, C.MG_GONE
@@ -195,7 +197,8 @@ end
 
 local function serve(line)
   local client = line.client
-  local ticket = C.mg_socket_open(line.owner:task(), client.host, #client.host, client.port, client.timeout, out)
+  local ticket = C.mg_socket_open(line.owner:task(), client.host, #client.host, client.port,
+    client.secure or nil, client.timeout, out)
   if ticket < 0 then
     line.broken = reason_of(ticket)
     return
@@ -293,12 +296,20 @@ local client_meta = {
 }
 
 local shape = {
-  timeout = { "seconds", above = 0, default = 1 }, password = { "string" }, database = { "count" },
+  timeout = { "seconds", above = 0, default = 1 }, password = { "string" }, database = { "count" }, tls = { "any" },
 }
+
+local function fail(message) error("store.redis: " .. message, 0) end
+
+---@class store.redis.Options
+---@field timeout? number seconds, 1 if not given
+---@field password? string
+---@field database? integer
+---@field tls? true|table
 
 --- A client of the server at this address ("host:port" or "unix:/path"), made by calling the result with its options.
 ---@param address string
----@return fun(options?: { timeout?: number, password?: string, database?: integer }): store.redis.Client
+---@return fun(options?: store.redis.Options): store.redis.Client
 return function(address)
   local host, port = address:match "^(.*):(%d+)$"
   if address:sub(1, 5) == "unix:" then host, port = address, 0 end
@@ -308,6 +319,7 @@ return function(address)
     return setmetatable({
       host = host, port = tonumber(port), line = false, timeout = options.timeout, password = options.password or false,
       database = options.database or false,
+      secure = options.tls and tls.for_origins(options.tls, nil, fail) or false,
     }, client_meta)
   end
 end
