@@ -12,14 +12,15 @@ endif
 
 # From the ground up: a file may call only those before it (t/test_arrows.py).
 SRC := base/text base/clock base/log base/arena base/block \
-       net/address net/resolve net/transport \
+       net/address net/resolve net/transport net/preface net/proxy_header net/hello \
        net/tls_certificate net/tls_tickets net/tls_settings net/tls_session net/tls \
        http/uri http/message http/head http/framing http/h1_write http/h1_read http/h1 \
        http/h2_head http/h2_write http/h2_read http/h2 \
        proxy/shared proxy/dict proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
        proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget script/vm \
-       server/handshake server/listener server/bind server/channel server/worker server/control server/master server/main
+       server/turned_away server/handshake server/greeting server/listener server/bind server/channel \
+       server/worker server/control server/master server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)
 LUA := $(shell find lua -name '*.lua')
 FUZZ := $(basename $(notdir $(wildcard t/fuzz/*.c)))
@@ -93,7 +94,7 @@ $(BUILD)/found:
 DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-parser-dev libc-ares-dev libssl-dev \
         zlib1g-dev libbrotli-dev libzstd-dev libnghttp2-dev lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
-             valgrind dnsmasq-base nginx-light curl wrk python3-brotli zstd \
+             valgrind dnsmasq-base nginx-light haproxy curl wrk python3-brotli zstd \
              python3-h2 nghttp2-client nodejs openssl testssl.sh bsdextrautils \
              $(if $(shell command -v npm),,npm)
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check

@@ -27,7 +27,8 @@ struct mg_listen {
     mg_slice text, where; /* as declared, and the script's line */
     int backlog;
     bool http2;
-    struct mg_tls *tls; /* the generation's; NULL: clear text */
+    bool proxy_protocol; /* each connection begins with a PROXY header */
+    struct mg_tls *tls;  /* the generation's; NULL: clear text */
     mg_limits limits;
     struct mg_times times;
     struct mg_network *trusted;
@@ -71,8 +72,8 @@ struct mg_generation {
     struct mg_arena *arena; /* the declared texts */
     struct mg_tickets tickets;
     struct mg_slots exchange_slots, connection_slots;
-    unsigned tasks; /* that refer to it */
-    unsigned exchanges;
+    unsigned tasks;     /* that refer to it */
+    unsigned exchanges; /* and connections in their greeting: it stays as long */
     mg_lua_counts lua;
     unsigned declared; /* chunks of its arena, for the question what is left open */
     int ready_code;    /* what mg_generation_ready said */
@@ -89,9 +90,10 @@ enum {
     MG_USE_CONNECT = 1u << MG_PHASE_COUNT,
     MG_USE_INIT = 1u << (MG_PHASE_COUNT + 1),
     MG_USE_EXIT = 1u << (MG_PHASE_COUNT + 2),
+    MG_USE_HELLO = 1u << (MG_PHASE_COUNT + 3),
 };
 
-/* A connection in its connect phase: the listener's. `done` is called once the hooks are done (not if
+/* A connection before its codec: greeting.c's. `done` is called once the hooks of a phase are done (not if
  * policy->connect said MG_MORE), from outside Lua. */
 struct mg_connecting {
     mg_connection_view view;
@@ -109,6 +111,9 @@ void mg_generation_free(struct mg_generation *g);
 
 /* What a sentence about a failed declaration says; shared by the seam's mg_declare_* and mg_problem. */
 const char *mg_generation_problem(void);
+
+/* Is this address one of a proxy of ours? */
+bool mg_listen_trusts(const struct mg_listen *l, const struct mg_address *a);
 
 uint32_t mg_slot_take(struct mg_slots *s);
 void mg_slot_give(struct mg_slots *s, uint32_t slot);

@@ -46,8 +46,8 @@ enum mg_status {
  *   GONE     slot                     the client has left: fibers of the exchange that wait in Lua alone (for
  *                                     each other) get the same error as those whose tickets were answered
  *                                     MG_GONE; the log phase still comes
- *   CONNECT  slot, 0, connection*     1: still at work (mg_connect_done comes later), 0: done; slots of
- *                                     connections are their own numbers
+ *   CONNECT  slot, 0, connection*     the hooks of its phase. 1: still at work (mg_connect_done comes later), 0: done;
+ *                                     slots of connections are their own numbers
  *   CLOSED   slot                     the connection's view dies
  *   INIT     0                        run the init hooks; 1: still at work, mg_generation_ready follows
  *   START    0                        the generation is in force: timers begin
@@ -360,15 +360,19 @@ double mg_dict_ttl(mg_dict *d, const char *key, uint32_t len); /* seconds; 0: fo
 int mg_dict_next(mg_dict *d, uint32_t *at, mg_slice *key);
 int mg_dict_flush(mg_dict *d);
 
-/* ---- Connections, in the connect phase. ---- */
+/* ---- Connections, before their first request. ---- */
 
+enum mg_connection_phase { MG_CONNECTION_ACCEPTED, MG_CONNECTION_HELLO };
 typedef struct mg_connection_view {
     mg_task *task;
     mg_slice ip, local_ip;
+    mg_slice sni, alpn; /* from HELLO on; alpn: names, each behind a byte with its length */
     uint16_t port, local_port;
     double accepted; /* Unix time */
     uint32_t slot;
+    uint8_t phase;   /* mg_connection_phase: whose hooks are to run */
     uint8_t refused; /* write 1 to have it closed */
+    bool tls12, tls13;
 } mg_connection_view;
 
 void mg_connect_done(mg_connection_view *c);
@@ -450,7 +454,8 @@ typedef struct mg_listen_spec {
     mg_slice trusted; /* networks with commas */
     mg_slice where;   /* "gateway.lua:3", for messages */
     int32_t backlog;
-    bool http2; /* a client may begin with HTTP/2 at once in clear text, or ask for it by ALPN */
+    bool proxy_protocol; /* each connection begins with a PROXY header */
+    bool http2;          /* a client may begin with HTTP/2 at once in clear text, or ask for it by ALPN */
     mg_limits limits;
 } mg_listen_spec;
 /* 0, or below 0 with mg_problem. Nothing is bound. */
@@ -491,8 +496,8 @@ typedef struct mg_route_spec {
 } mg_route_spec;
 /* The route's number, from 0, or below 0 with mg_problem. -1 as pattern index is the exchange without a route. */
 int mg_declare_route(mg_generation *g, const mg_route_spec *spec);
-/* gate.use's phases: `request` before routing, and all others for an exchange without a route; connect, init, exit are
- * bits MG_PHASE_COUNT + 0, 1, 2. */
+/* gate.use's phases: `request` before routing, and all others for an exchange without a route; connect, init, exit,
+ * client_hello are bits MG_PHASE_COUNT + 0, 1, 2, 3. */
 void mg_declare_use(mg_generation *g, uint32_t wants);
 /* Checks the whole and compiles the routes. 0, or below 0 with mg_problem. */
 int mg_declare_done(mg_generation *g);

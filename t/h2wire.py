@@ -30,8 +30,9 @@ def get(path="/", *fields, method="GET", authority="test.example"):
 class Http2:
     """A client's connection. Windows are given back at once unless `manual`."""
 
-    def __init__(self, address, settings=(), manual=False, preface=True, tls=None, name="example.test"):
-        self.sock = socket.create_connection(address, PATIENCE)
+    def __init__(self, address, settings=(), manual=False, preface=True, tls=None, name="example.test",
+                 sock=None):
+        self.sock = sock or socket.create_connection(address, PATIENCE)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
             self.sock = tls.wrap_socket(self.sock, server_hostname=name)

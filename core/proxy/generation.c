@@ -88,6 +88,14 @@ void mg_generation_free(struct mg_generation *g)
     free(g);
 }
 
+bool mg_listen_trusts(const struct mg_listen *l, const struct mg_address *a)
+{
+    for (unsigned i = 0; i < l->trusted_count; i++)
+        if (mg_network_has(&l->trusted[i], a))
+            return true;
+    return false;
+}
+
 uint32_t mg_slot_take(struct mg_slots *s)
 {
     return s->free_count ? s->free[--s->free_count] : s->next++;
@@ -187,7 +195,13 @@ int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec)
 
     if (g->listen_count == LISTENS_MOST)
         return refuse("more than %d listeners", LISTENS_MOST);
-    *l = (struct mg_listen){ .backlog = spec->backlog, .http2 = spec->http2, .tls = spec->tls, .limits = spec->limits };
+    *l = (struct mg_listen){
+        .backlog = spec->backlog,
+        .http2 = spec->http2,
+        .proxy_protocol = spec->proxy_protocol,
+        .tls = spec->tls,
+        .limits = spec->limits,
+    };
     if (!mg_address_parse(spec->address, &l->address))
         return refuse("\"%.*s\" is not an address to listen at; write one like \"0.0.0.0:8080\", \"[::1]:8080\", "
                       "\":8080\" or \"unix:/run/gate.sock\"",
@@ -302,7 +316,7 @@ int mg_declare_route(mg_generation *g, const mg_route_spec *spec)
 
 void mg_declare_use(mg_generation *g, uint32_t wants)
 {
-    g->use_wants = wants & (1u << MG_PHASE_REQUEST | MG_USE_CONNECT | MG_USE_INIT | MG_USE_EXIT);
+    g->use_wants = wants & (1u << MG_PHASE_REQUEST | MG_USE_CONNECT | MG_USE_INIT | MG_USE_EXIT | MG_USE_HELLO);
     g->unrouted.wants = wants & (1u << MG_PHASE_ERROR | 1u << MG_PHASE_RESPONSE | 1u << MG_PHASE_RESPONSE_BODY |
                                  1u << MG_PHASE_LOG);
 }

@@ -1,15 +1,10 @@
-/* handshake.c - TLS handshakes of clients: begun, waited for, given up.
- *
- * Half of the internet's handshakes come from scanners, so failures are told
- * once a second, with how many others there were. */
+/* handshake.c - TLS handshakes of clients: begun, waited for, given up. */
 #include "handshake.h"
 
 #include <stddef.h>
 #include <stdlib.h>
 
-#include "log.h"
-
-static const double TOLD = 1; /* seconds between two lines about failures */
+#include "turned_away.h"
 
 struct handshake {
     struct handshake *next, *previous;
@@ -46,31 +41,11 @@ static void end(struct handshake *h, struct mg_transport *t)
     done(owner, t, &info);
 }
 
-static void tell(const struct handshake *h, const char *why)
-{
-    static double last = -1e9;
-    static unsigned others;
-    char ip[INET6_ADDRSTRLEN];
-    double now = mg_clock_now();
-
-    if (now - last < TOLD) {
-        others++;
-        return;
-    }
-    int len = (int)mg_endpoint_print(&h->info.client, ip);
-    if (others)
-        mg_log(MG_LOG_INFO, "client %.*s: %s (and %u others since the last such line)", len, ip, why, others);
-    else
-        mg_log(MG_LOG_INFO, "client %.*s: %s", len, ip, why);
-    last = now;
-    others = 0;
-}
-
 static void on_timeout(struct mg_timeout *t)
 {
     struct handshake *h = (struct handshake *)((char *)t - offsetof(struct handshake, timeout));
 
-    tell(h, "the TLS handshake did not end within handshake_timeout");
+    mg_turned_away(&h->info, "the TLS handshake did not end within handshake_timeout");
     end(h, NULL);
 }
 
@@ -79,7 +54,7 @@ static void on_shaken(struct mg_transport *t, int error)
     struct handshake *h = t->owner;
 
     if (error) {
-        tell(h, mg_tls_problem());
+        mg_turned_away(&h->info, mg_tls_problem());
         end(h, NULL);
         return;
     }

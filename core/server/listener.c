@@ -14,6 +14,7 @@
 #include <ev.h>
 
 #include "exchange.h"
+#include "greeting.h"
 #include "h2.h"
 #include "handshake.h"
 #include "log.h"
@@ -34,7 +35,6 @@ struct mg_listener {
 };
 
 static struct mg_carrier *carriers; /* of all listeners */
-static struct greeting *greetings;  /* connections in their connect phase */
 static unsigned connections;
 static bool draining;
 
@@ -154,115 +154,15 @@ static void serve(struct mg_listener *l, struct mg_transport *t, const struct mg
     adopt(l, mg_h1_serve(t, &l->settings, info, l->listen->http2 ? &either_events : &carrier_events, l));
 }
 
-/* ---- The connect phase. ---- */
-
-struct greeting {
-    struct mg_connecting connecting; /* first */
-    struct greeting *next, *previous;
-    struct mg_timeout look; /* for a client that leaves meanwhile */
-    bool ended;             /* it had ended its side at the last look */
-    struct mg_listener *listener;
-    struct mg_transport *transport;
-    struct mg_peer_info info;
-    char ip[INET6_ADDRSTRLEN], local_ip[INET6_ADDRSTRLEN];
-};
-
-static void end_greeting(struct greeting *g)
+static void on_greeted(void *owner, struct mg_transport *t, const struct mg_peer_info *info)
 {
-    struct mg_generation *generation = g->connecting.task.generation;
-
-    mg_timeout_clear(&g->look);
-    mg_task_end(&g->connecting.task);
-    generation->policy->closed(generation->policy, &g->connecting.view);
-    mg_slot_give(&generation->connection_slots, g->connecting.view.slot);
-    if (g->previous)
-        g->previous->next = g->next;
+    if (t)
+        serve(owner, t, info);
     else
-        greetings = g->next;
-    if (g->next)
-        g->next->previous = g->previous;
-    free(g);
-}
-
-static void turn_away(struct mg_listener *l, struct mg_transport *t, bool abort)
-{
-    t->ops->close(t, abort);
-    count_out(l);
-}
-
-static void greeted(struct mg_connecting *connecting)
-{
-    struct greeting *g = (struct greeting *)connecting;
-    struct mg_listener *l = g->listener;
-    struct mg_transport *t = g->transport;
-    struct mg_peer_info info = g->info;
-    bool refused = connecting->view.refused;
-
-    end_greeting(g);
-    if (refused)
-        turn_away(l, t, false);
-    else
-        serve(l, t, &info);
-}
-
-/* A client that has ended its sending may still want its answer; it counts as gone when a second look finds it so. */
-static void on_look(struct mg_timeout *t)
-{
-    struct greeting *g = (struct greeting *)((char *)t - offsetof(struct greeting, look));
-
-    mg_timeout_set(t, g->listener->listen->times.half_close);
-    if (!g->transport->ops->ended(g->transport))
-        return;
-    if (!g->ended) {
-        g->ended = true;
-        return;
-    }
-    g->connecting.view.refused = 1;
-    mg_task_gone(&g->connecting.task);
-}
-
-static void greet(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info)
-{
-    struct mg_generation *generation = mg_generation_now;
-    struct greeting *g = calloc(1, sizeof(*g));
-
-    if (!g) {
-        turn_away(l, t, true);
-        return;
-    }
-    g->listener = l;
-    g->transport = t;
-    g->info = *info;
-    g->next = greetings;
-    if (greetings)
-        greetings->previous = g;
-    greetings = g;
-    mg_task_init(&g->connecting.task, generation);
-    g->connecting.done = greeted;
-    g->connecting.view = (mg_connection_view){
-        .task = &g->connecting.task,
-        .ip = { g->ip, (uint32_t)mg_endpoint_print(&info->client, g->ip) },
-        .local_ip = { g->local_ip, (uint32_t)mg_endpoint_print(&info->local, g->local_ip) },
-        .port = info->client.port,
-        .local_port = info->local.port,
-        .accepted = mg_clock_wall(),
-        .slot = mg_slot_take(&generation->connection_slots),
-    };
-    g->look.fire = on_look;
-    mg_timeout_set(&g->look, l->listen->times.half_close);
-    if (generation->policy->connect(generation->policy, &g->connecting.view) == MG_MORE)
-        greeted(&g->connecting);
+        count_out(owner);
 }
 
 /* ---- Accepting. ---- */
-
-static bool is_trusted(const struct mg_listen *listen, const struct mg_address *a)
-{
-    for (unsigned i = 0; i < listen->trusted_count; i++)
-        if (mg_network_has(&listen->trusted[i], a))
-            return true;
-    return false;
-}
 
 /* The wildcard address does not say where a connection came in; its socket does. */
 static struct mg_endpoint local_end(int fd, const struct mg_listen *listen)
@@ -285,15 +185,15 @@ static void begin(struct mg_listener *l, int fd, const struct mg_address *a)
     struct mg_peer_info info = {
         .client = mg_endpoint_of(a),
         .local = local_end(fd, l->listen),
-        .trusted = is_trusted(l->listen, a),
+        .trusted = mg_listen_trusts(l->listen, a),
     };
     struct mg_transport *t = mg_transport_accepted(fd, tcp);
 
     if (!t)
         return;
     count_in(l);
-    if (mg_generation_now->use_wants & MG_USE_CONNECT)
-        greet(l, t, &info);
+    if (mg_greeting_is_due(l->listen))
+        mg_greeting_begin(t, l->listen, &info, on_greeted, l);
     else
         serve(l, t, &info);
 }
@@ -420,10 +320,5 @@ void mg_listener_close(void)
         c->ops->close(c);
     }
     mg_handshake_close();
-    while (greetings) {
-        struct mg_listener *l = greetings->listener;
-        struct mg_transport *t = greetings->transport;
-        end_greeting(greetings);
-        turn_away(l, t, true);
-    }
+    mg_greeting_close();
 }

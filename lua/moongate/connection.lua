@@ -1,4 +1,4 @@
--- moongate.connection - a client's connection, as `connect` hooks see it.
+-- moongate.connection - a client's connection, as `connect` and `client_hello` hooks see it.
 local ffi = require "ffi"
 local C = require "moongate.seam"
 local exchange = require "moongate.exchange"
@@ -26,6 +26,9 @@ end
 ---@field local_port integer
 ---@field accepted number Unix time
 ---@field ctx table its own
+---@field sni string? the host that its ClientHello names, in lower case
+---@field alpn string[]? the protocols that it offers
+---@field versions string[]? of TLS: "1.2", "1.3"
 local function describe(view)
   return {
     ip = string_of(view.ip), port = view.port, local_ip = string_of(view.local_ip), local_port = view.local_port,
@@ -33,9 +36,31 @@ local function describe(view)
   }
 end
 
+-- Names, each behind a byte with its length.
+local function list_of(slice)
+  local list, rest = {}, string_of(slice)
+  while rest ~= "" do
+    local len = rest:byte()
+    list[#list + 1], rest = rest:sub(2, 1 + len), rest:sub(2 + len)
+  end
+  return list
+end
+
+local function describe_hello(conn, view)
+  conn.sni = view.sni.len > 0 and string_of(view.sni) or nil
+  conn.alpn, conn.versions = list_of(view.alpn), {}
+  if view.tls12 then table.insert(conn.versions, "1.2") end
+  if view.tls13 then table.insert(conn.versions, "1.3") end
+end
+
+local phases = {
+  [C.MG_CONNECTION_ACCEPTED] = { name = "connect", hooks = state.connect },
+  [C.MG_CONNECTION_HELLO] = { name = "client_hello", hooks = state.client_hello },
+}
+
 local function run(record)
   local f = fiber.current()
-  for _, entry in ipairs(state.connect) do
+  for _, entry in ipairs(record.phase.hooks) do
     f.entry = entry
     if entry.fn(record.conn) == false then
       record.view.refused = 1
@@ -46,21 +71,27 @@ end
 
 -- A hook that throws refuses: it may be what keeps somebody out.
 local function ended(f, ok, _, trace, waited)
-  local view = f.owner.view
+  local record = f.owner
+  local view = record.view
   if trace then
-    log.error(("connect of policy %s: %s"):format(f.entry and f.entry.label or "?", trace))
+    log.error(("%s of policy %s: %s"):format(record.phase.name, f.entry and f.entry.label or "?", trace))
   end
   if not view then return end
   if not ok then view.refused = 1 end
   if waited then C.mg_connect_done(view) end
 end
 
---- A connection was accepted.
+--- The hooks of its phase are due. It is the same conn in all of them.
 ---@return boolean at_work
 function connection.enter(slot, pointer)
-  local view = ffi.cast(view_pointer, pointer)
-  local record = { task = task, view = view, conn = describe(view), opened = false }
-  live[slot] = record
+  local record = live[slot]
+  if not record then
+    local view = ffi.cast(view_pointer, pointer)
+    record = { task = task, view = view, conn = describe(view), opened = false }
+    live[slot] = record
+  end
+  record.phase = phases[record.view.phase]
+  if record.view.phase == C.MG_CONNECTION_HELLO then describe_hello(record.conn, record.view) end
   return fiber.start(record, run, record, nil, ended)
 end
 

@@ -73,7 +73,7 @@ local listen_keys = {
   trusted = schema.words { expect = 'a list of networks like { "10.0.0.0/8", "unix" }' },
   http2 = schema.flag { default = true },
   tls = schema.table { expect = 'a table like { cert = "site.pem", key = "site.key" }' },
-  proxy_protocol = schema.later "the PROXY protocol",
+  proxy_protocol = schema.flag { default = false },
 }
 
 local route_keys = {
@@ -210,7 +210,7 @@ function declare.listen(options)
   local read = schema.read(options, listen_keys, fail)
 
   local record = { address = read[1], backlog = read.backlog, trusted = read.trusted, http2 = read.http2,
-    limits = {}, place = place }
+    proxy_protocol = read.proxy_protocol, limits = {}, place = place }
   if read.tls then record.tls = tls.for_clients(read.tls, read.http2, fail) end
   for key in pairs(limits) do record.limits[key] = read[key] end
   for _, other in ipairs(declared.listens) do

@@ -67,7 +67,7 @@ local function declare_listens(base)
     put(spec.address, l.address)
     put(spec.trusted, trusted)
     put(spec.where, l.place or "")
-    spec.backlog, spec.http2, spec.tls = l.backlog, l.http2, l.tls
+    spec.backlog, spec.http2, spec.tls, spec.proxy_protocol = l.backlog, l.http2, l.tls, l.proxy_protocol
     ffi.copy(spec.limits, base, ffi.sizeof "mg_limits")
     apply_limits(spec.limits, l.limits)
     if C.mg_declare_listen(state.generation, spec) < 0 then
@@ -198,6 +198,7 @@ local function declare_uses(base)
 
   policy.collect(state.use_request, "request", declared.uses)
   policy.collect(state.connect, "connect", declared.uses)
+  policy.collect(state.client_hello, "client_hello", declared.uses)
   for _, name in ipairs { "init", "exit" } do
     policy.collect(state[name], name, declared.uses)
     for _, r in ipairs(declared.routes) do policy.collect(state[name], name, r.policies) end
@@ -205,6 +206,7 @@ local function declare_uses(base)
   local lists = {
     [C.MG_PHASE_REQUEST] = state.use_request, [C.MG_PHASE_COUNT] = state.connect,
     [C.MG_PHASE_COUNT + 1] = state.init, [C.MG_PHASE_COUNT + 2] = state.exit,
+    [C.MG_PHASE_COUNT + 3] = state.client_hello,
   }
   for number, list in pairs(lists) do
     if #list > 0 then wants = wants + 2 ^ number end

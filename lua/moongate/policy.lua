@@ -18,11 +18,11 @@ local phases = {
   response_body = { number = C.MG_PHASE_RESPONSE_BODY, turned = true },
   log = { number = C.MG_PHASE_LOG, turned = true },
 }
-local later = { client_hello = "TLS", message = "the message phase of WebSockets" }
+local later = { message = "the message phase of WebSockets" }
 
 -- In the order in which an exchange meets them.
 policy.order = {
-  "init", "connect", "request", "access", "handle", "request_body", "balance", "attempt", "retry",
+  "init", "connect", "client_hello", "request", "access", "handle", "request_body", "balance", "attempt", "retry",
   "response", "response_body", "error", "log", "exit",
 }
 
@@ -76,8 +76,10 @@ function policy.check_for_route(p, fail)
   if p.hooks.request then
     fail("a request hook runs before a route is found, so it counts only in gate.use; access is the route's own")
   end
-  if p.hooks.connect then
-    fail("a connect hook runs before there is a request, so it counts only in gate.use")
+  for _, name in ipairs { "connect", "client_hello" } do
+    if p.hooks[name] then
+      fail(("a %s hook runs before there is a request, so it counts only in gate.use"):format(name))
+    end
   end
 end
 

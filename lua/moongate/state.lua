@@ -9,6 +9,7 @@ local state = {
   routes = {},              -- by the core's number; [-1] stands for the exchange without a route
   use_request = {},         -- hooks of gate.use that run before routing
   connect = {},
+  client_hello = {},
   init = {},
   exit = {},
   upstreams = {},           -- by name

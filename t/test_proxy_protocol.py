@@ -1,0 +1,233 @@
+"""The PROXY protocol: whom a proxy in front names is the client, and nobody else may name one."""
+import socket
+import struct
+
+import pytest
+
+import h2wire
+import proxies
+from client import request
+from proxies import SIGNATURE, tlv, version1, version2
+
+TELL = """gate.route { "/*", handler = function(req)
+  return 200, ("%s %d %d"):format(req.client.ip, req.client.port, req.server.port)
+end }"""
+
+
+@pytest.fixture
+def behind(moongate):
+    """behind(script, listen="more options"): a gateway whose connections begin with a PROXY header."""
+    def start(script=TELL, listen="", **options):
+        return moongate(script, listen=f"proxy_protocol = true, {listen}", **options)
+    return start
+
+
+@pytest.mark.parametrize("header, client", [
+    (version1(), b"192.0.2.7 51234 443"),
+    (version1("2001:db8::7", "2001:db8::8", 1, 65535), b"2001:db8::7 1 65535"),
+    (version1("::ffff:192.0.2.7", "::ffff:192.0.2.8"), b"192.0.2.7 51234 443"),
+    (version2(), b"192.0.2.7 51234 443"),
+    (version2("2001:db8::7", "2001:db8::8"), b"2001:db8::7 51234 443"),
+    (version2(tlvs=tlv(4, b"abc") + tlv(0x20, b"\1\0\0\0\0" + tlv(0x21, b"TLSv1.3")) + tlv(5, b"")), b"192.0.2.7 51234 443"),
+    (version2(tlvs=tlv(4, b"x" * 9000)), b"192.0.2.7 51234 443"),
+    (SIGNATURE + b"\x21\x31" + struct.pack(">H", 216) + b"/run/a".ljust(216, b"\0"), b"unix 0 0"),
+], ids=["v1-tcp4", "v1-tcp6", "v1-mapped", "v2-tcp4", "v2-tcp6", "v2-tlvs", "v2-long", "v2-unix"])
+@pytest.mark.parametrize("pieces", [False, True], ids=["at-once", "byte-by-byte"])
+def test_the_client_is_whom_the_header_names(behind, header, client, pieces):
+    gate = behind()
+    connection = gate.raw()
+
+    for piece in ([header[i:i + 1] for i in range(min(len(header), 300))] + [header[300:]] if pieces else [header]):
+        connection.send(piece)
+    connection.send(request() + request())
+
+    assert connection.response().body == client
+    assert connection.response().body == client
+    assert [line["client"] for line in gate.access_log(2)] == [client.split()[0].decode()] * 2
+
+
+@pytest.mark.parametrize("header", [
+    b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN 1.2.3.4 and anything else\r\n", SIGNATURE + b"\x20\x00\0\0",
+    version2(command=0), SIGNATURE + b"\x21\x00\0\5hello",
+], ids=["v1-unknown", "v1-unknown-and-more", "v2-local", "v2-local-with-addresses", "v2-unspecified"])
+def test_a_header_that_names_nobody_leaves_the_connections_own_ends(behind, header):
+    gate = behind()
+    connection = gate.raw()
+
+    connection.send(header + request())
+
+    ip, port = connection.sock.getsockname()
+    assert connection.response().body == f"{ip} {port} {gate.port}".encode()
+
+
+def test_hooks_and_origins_see_the_client_that_is_named(behind, origin):
+    app = origin.answers(200, b"ok")
+    gate = behind(f"""
+        gate.use {{ connect = function(conn)
+          gate.log.info(("from %s %d to %s %d"):format(conn.ip, conn.port, conn.local_ip, conn.local_port))
+        end }}
+        gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{app}" }} }}) }}""")
+    connection = gate.raw()
+
+    connection.send(version2() + request("GET", "/", "X-Forwarded-For: 203.0.113.9"))
+
+    assert connection.response().body == b"ok"
+    gate.wait_log("from 192.0.2.7 51234 to 198.51.100.8 443")
+    assert app.last["x-forwarded-for"] == "192.0.2.7"
+    assert "for=192.0.2.7;" in app.last["forwarded"]
+
+
+def test_whether_a_client_is_a_trusted_proxy_is_decided_by_whom_the_header_names(behind, origin):
+    app = origin.answers(200, b"ok")
+    gate = behind(f'gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{app}" }} }}) }}',
+                  listen='trusted = { "127.0.0.0/8", "192.0.2.0/24" }')
+
+    for source in ("192.0.2.7", "203.0.113.1"):
+        gate.raw().send(version1(source) + request("GET", "/", "X-Forwarded-For: 10.9.8.7"))
+    app.wait_seen(2)
+
+    assert sorted(seen["x-forwarded-for"] for seen in app.requests) == ["10.9.8.7, 192.0.2.7", "203.0.113.1"]
+
+
+def test_only_peers_in_trusted_may_connect_if_there_are_any(behind):
+    gate = behind(listen='trusted = { "10.0.0.0/8" }')
+    connection = gate.raw()
+
+    connection.send(version1("10.0.0.1") + request())
+
+    assert connection.ended() == b""
+    gate.wait_log("client 127.0.0.1: it is not in `trusted`")
+
+
+MALFORMED = {
+    "no-header": request(),
+    "lower-case": b"proxy TCP4 192.0.2.7 198.51.100.8 1 2\r\n",
+    "no-blank": b"PROXYTCP4 192.0.2.7 198.51.100.8 1 2\r\n",
+    "family": b"PROXY UDP4 192.0.2.7 198.51.100.8 1 2\r\n",
+    "no-family": b"PROXY \r\n",
+    "two-blanks": b"PROXY TCP4  192.0.2.7 198.51.100.8 1 2\r\n",
+    "blank-at-end": b"PROXY TCP4 192.0.2.7 198.51.100.8 1 2 \r\n",
+    "too-few": b"PROXY TCP4 192.0.2.7 198.51.100.8 1\r\n",
+    "too-many": b"PROXY TCP4 192.0.2.7 198.51.100.8 1 2 3\r\n",
+    "other-family": b"PROXY TCP4 ::1 ::1 1 2\r\n",
+    "mixed-families": b"PROXY TCP6 ::1 198.51.100.8 1 2\r\n",
+    "scope": b"PROXY TCP6 fe80::1%1 ::1 1 2\r\n",
+    "brackets": b"PROXY TCP6 [::1] ::1 1 2\r\n",
+    "name": b"PROXY TCP4 localhost 198.51.100.8 1 2\r\n",
+    "short-address": b"PROXY TCP4 192.0.2 198.51.100.8 1 2\r\n",
+    "leading-zero": b"PROXY TCP4 192.0.2.7 198.51.100.8 01 2\r\n",
+    "port-too-high": b"PROXY TCP4 192.0.2.7 198.51.100.8 65536 2\r\n",
+    "port-with-sign": b"PROXY TCP4 192.0.2.7 198.51.100.8 +1 2\r\n",
+    "bare-lf": b"PROXY TCP4 192.0.2.7 198.51.100.8 1 2\n" + b"x" * 107,
+    "too-long": b"PROXY UNKNOWN " + b"x" * 100 + b"\r\n",
+    "v2-version": SIGNATURE + b"\x11\x11\0\x0c" + bytes(12),
+    "v2-command": SIGNATURE + b"\x22\x11\0\x0c" + bytes(12),
+    "v2-family": SIGNATURE + b"\x21\x41\0\x0c" + bytes(12),
+    "v2-protocol": SIGNATURE + b"\x21\x13\0\x0c" + bytes(12),
+    "v2-half-family": SIGNATURE + b"\x21\x10\0\x0c" + bytes(12),
+    "v2-short": SIGNATURE + b"\x21\x11\0\x0b" + bytes(11),
+    "v2-tlv-cut": version2(tlvs=b"\4\0"),
+    "v2-tlv-too-long": version2(tlvs=b"\4\0\5abcd"),
+    "v2-huge": SIGNATURE + b"\x21\x11\xff\xff" + bytes(65535),
+    "v2-signature": SIGNATURE[:-1] + b"\r\x21\x11\0\x0c" + bytes(12),
+}
+
+
+@pytest.mark.parametrize("bytes_", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_malformed_header_ends_the_connection_and_is_told(behind, bytes_):
+    gate = behind()
+    connection = gate.raw()
+
+    try:
+        connection.send(bytes_)
+        ended = connection.ended()
+    except (BrokenPipeError, ConnectionResetError):
+        ended = b""
+
+    assert ended == b""
+    assert "PROXY header" in gate.wait_log("client 127.0.0.1: ")[0]
+    assert gate.total("served") == 0
+
+
+def test_many_malformed_headers_are_told_in_one_line(behind):
+    gate = behind()
+
+    for _ in range(50):
+        assert gate.raw().send("GET / HTTP/1.1\r\n").ended() == b""
+
+    assert len(gate.wait_log("PROXY header")) <= 3
+
+
+@pytest.mark.parametrize("sent", [b"", b"PROXY TCP4 1", SIGNATURE[:5]], ids=["nothing", "v1", "v2"])
+def test_a_header_that_does_not_come_in_time_ends_the_connection(behind, sent):
+    gate = behind(listen="head_timeout = 0.2")
+    connection = gate.raw().send(sent)
+
+    assert connection.ended(5) == b""
+    gate.wait_log("within head_timeout")
+
+
+def test_a_client_that_leaves_before_its_header_is_whole_leaves_nothing(behind):
+    gate = behind()
+    for sent in (b"", b"PROXY TCP4 1"):
+        connection = gate.raw().send(sent)
+        gate.wait_total("connections", 1)
+
+        connection.close()
+
+        gate.wait_total("connections", 0)
+
+
+def test_a_header_on_a_listener_that_expects_none_is_no_request(moongate):
+    gate = moongate(TELL)
+
+    assert gate.raw().send(version1() + request()).response().status == 400
+
+
+def test_connections_that_wait_for_a_header_are_cut_at_the_end(behind):
+    gate = behind()
+    connection = gate.raw().send("PROXY ")
+    gate.wait_total("connections", 1)
+
+    gate.signal(15)
+
+    assert gate.wait_exit() == 0
+    assert connection.ended() == b""
+
+
+def test_http2_follows_a_header(behind):
+    gate = behind()
+
+    with socket.create_connection(gate.address) as sock:
+        sock.sendall(version2())
+        client = h2wire.Http2(gate.address, sock=sock)
+        assert client.get().body == b"192.0.2.7 51234 443"
+
+
+def test_tls_follows_a_header(moongate, site, authority):
+    gate = moongate(TELL, listen=f"proxy_protocol = true, tls = {{ {site.lua} }}")
+
+    for whole in (True, False):
+        with socket.create_connection(gate.address) as sock:
+            sock.sendall(version1() if whole else version1()[:20])
+            if not whole:
+                sock.sendall(version1()[20:])
+            with authority.client_context().wrap_socket(sock, server_hostname="example.test") as secured:
+                secured.sendall(request("GET", "/", "Connection: close"))
+                answer = b"".join(iter(lambda: secured.recv(4096), b""))
+        assert answer.endswith(b"192.0.2.7 51234 443")
+
+
+@pytest.mark.parametrize("how", ["send-proxy", "send-proxy-v2", "send-proxy-v2-ssl-cn"])
+def test_haproxy_in_front_says_who_asks(behind, tmp_path, how):
+    gate = behind()
+    front = proxies.haproxy(tmp_path, "", f"server gate 127.0.0.1:{gate.port} {how}")
+    try:
+        with socket.create_connection(("127.0.0.1", front.port)) as sock:
+            sock.sendall(request("GET", "/", "Connection: close"))
+            answer = b"".join(iter(lambda: sock.recv(4096), b""))
+            ip, port = sock.getsockname()
+    finally:
+        front.close()
+
+    assert answer.endswith(f"{ip} {port} {front.port}".encode())
