@@ -13,6 +13,9 @@ void mg_forward_attempt(struct mg_exchange *x);
 /* The peer's response, for policies and the client: hop-by-hop fields off, Date on. */
 void mg_forward_response(struct mg_exchange *x);
 
+/* Has the client asked for a WebSocket, on a route with message hooks? */
+bool mg_forward_has_messages(const struct mg_exchange *x);
+
 /* The proxy's own page for a status. */
 void mg_forward_default_page(struct mg_exchange *x, unsigned status);
 /* What an answer of our own still lacks: Content-Length, Date. */

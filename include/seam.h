@@ -99,7 +99,9 @@ enum mg_phase {
     MG_PHASE_ERROR,
     MG_PHASE_RESPONSE,
     MG_PHASE_RESPONSE_BODY,
-    MG_PHASE_PRODUCE, /* a function that makes the answer's body */
+    MG_PHASE_PRODUCE,        /* a function that makes the answer's body */
+    MG_PHASE_CLIENT_MESSAGE, /* a WebSocket's message from the client, from the origin */
+    MG_PHASE_ORIGIN_MESSAGE,
     MG_PHASE_LOG,
     MG_PHASE_COUNT,
 };
@@ -227,6 +229,21 @@ int mg_body_text(mg_view *x, int side, mg_slice *out);
 int mg_body_put_back(mg_view *x, int side, uint32_t len);
 /* Has the end arrived, with nothing left behind the piece? */
 bool mg_body_is_last(mg_view *x, int side);
+
+/* ---- Messages of a WebSocket. ---- */
+
+/* In CLIENT_MESSAGE (side REQUEST) and ORIGIN_MESSAGE (RESPONSE): the message. 0: text, 1: binary; MG_ABSENT when it
+ * is not there any more. */
+int mg_websocket_message(mg_view *x, int side, mg_slice *out);
+/* Puts these bytes in its place. MG_MALFORMED: a text must be UTF-8. */
+int mg_websocket_replace(mg_view *x, int side, const char *ptr, uint32_t len);
+int mg_websocket_drop(mg_view *x, int side);
+/* A message of our own, to the origin (side REQUEST) or to the client (RESPONSE). Ticket when too much is queued: wait
+ * before more. MG_ABSENT: this is no WebSocket, or its messages have no hook; MG_GONE: it is closed; MG_BUSY: somebody
+ * waits to send there, and nothing was sent; MG_MALFORMED: a text must be UTF-8. */
+int mg_websocket_send(mg_view *x, int side, bool binary, const char *ptr, uint32_t len);
+/* Closes both sides. MG_ABSENT; MG_MALFORMED: no such code, or no such reason (123 bytes of UTF-8). */
+int mg_websocket_close(mg_view *x, int code, const char *ptr, uint32_t len);
 
 /* ---- Content codings. ---- */
 
@@ -398,7 +415,7 @@ bool mg_view_tls(const mg_view *x, mg_tls_about *out);
  * never or no bound where the reference says so. */
 typedef struct mg_limits {
     uint32_t max_head_size, max_fields, max_target_size;
-    uint32_t max_chunk_line, max_chunk_extensions, max_trailer_size;
+    uint32_t max_chunk_line, max_chunk_extensions, max_trailer_size, max_message_size;
     uint64_t max_body_size, max_text_size;
     uint32_t max_connections, keepalive_requests;
     uint32_t max_concurrent_streams, stream_window, max_resets, max_control_frames; /* HTTP/2 */

@@ -110,7 +110,7 @@ static void settle(struct mg_flow *f)
         mg_flow_spoil(f); /* no hook sees any more of it */
     if (f->seen)
         mg_flow_filtered(f);
-    else if (f->to && !f->done && (f->held.bytes || f->whole || mg_wait_pending(&f->writer)))
+    else if (mg_flow_is_due(f))
         mg_flow_pump(f);
 }
 
@@ -215,9 +215,9 @@ enum mg_next mg_engine_after_hooks(struct mg_exchange *x, enum mg_step next)
 
 void mg_engine_phase_done(struct mg_exchange *x, enum mg_phase phase)
 {
-    if (phase == MG_PHASE_REQUEST_BODY)
+    if (phase == MG_PHASE_REQUEST_BODY || phase == MG_PHASE_CLIENT_MESSAGE)
         x->in.seen = true;
-    else if (phase == MG_PHASE_RESPONSE_BODY)
+    else if (phase == MG_PHASE_RESPONSE_BODY || phase == MG_PHASE_ORIGIN_MESSAGE)
         x->out.seen = true;
     x->at_work &= ~(1u << phase);
     mg_engine_touch(x);
@@ -227,6 +227,11 @@ void mg_engine_phase_failed(struct mg_exchange *x, enum mg_phase phase)
 {
     if (phase == MG_PHASE_LOG || x->view.gone)
         return;
+    if (phase == MG_PHASE_CLIENT_MESSAGE || phase == MG_PHASE_ORIGIN_MESSAGE) {
+        mg_messages_close(x->in.messages, MG_CLOSE_INTERNAL, "", 0);
+        mg_engine_touch(x);
+        return;
+    }
     x->failed = true;
     x->error_status = 500;
     x->error_text = MG_LIT("a hook failed");

@@ -388,6 +388,19 @@ static enum mg_next step_return(struct mg_exchange *x)
     return mg_go(x, x->failed ? MG_STEP_ERROR : MG_STEP_RELAY);
 }
 
+/* The tunnel is a WebSocket whose messages Lua sees. False without memory. */
+static bool begin_messages(struct mg_exchange *x)
+{
+    struct mg_messages *m = mg_arena_zeroed(x->arena, 2 * sizeof(*m));
+
+    if (!m)
+        return false;
+    mg_messages_init(&m[0], &m[1], x->limits->max_message_size);
+    mg_flow_talk(&x->in, &m[0], MG_PHASE_CLIENT_MESSAGE);
+    mg_flow_talk(&x->out, &m[1], MG_PHASE_ORIGIN_MESSAGE);
+    return true;
+}
+
 /* The head goes out. Edits of the body change its length. */
 static void send_head(struct mg_exchange *x)
 {
@@ -412,6 +425,8 @@ static void send_head(struct mg_exchange *x)
         x->in.from = s;
         x->in.to = x->attempt.stream;
         x->in.most = 0;
+        if (mg_forward_has_messages(x) && !begin_messages(x))
+            mg_flow_cut(&x->out);
     }
     if (last)
         x->out.done = true;

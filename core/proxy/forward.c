@@ -154,6 +154,11 @@ void mg_forward_request(struct mg_exchange *x)
     say_who_asked(x);
 }
 
+bool mg_forward_has_messages(const struct mg_exchange *x)
+{
+    return x->view.wants >> MG_PHASE_CLIENT_MESSAGE & 1 && mg_text_same(x->protocol, MG_LIT("websocket"));
+}
+
 static mg_slice present_target(struct mg_exchange *x)
 {
     const mg_view *v = &x->view;
@@ -201,6 +206,8 @@ void mg_forward_attempt(struct mg_exchange *x)
         (void)!mg_message_push(head, mg_field_name(MG_FIELD_HOST), peer_host(x), MG_FIELD_HOST);
     if (x->protocol.len)
         (void)!mg_message_push(head, mg_field_name(MG_FIELD_UPGRADE), x->protocol, MG_FIELD_UPGRADE);
+    if (mg_forward_has_messages(x))
+        mg_message_remove(head, MG_LIT("Sec-WebSocket-Extensions")); /* compressed messages could not be read */
     if (x->in.filtered && !x->in.done)
         mg_message_remove_known(head, MG_FIELD_CONTENT_LENGTH);
     if (x->continued || x->in.whole)

@@ -125,6 +125,7 @@ void mg_limits_default(mg_limits *l)
         .max_chunk_line = 4 * 1024,
         .max_chunk_extensions = 16 * 1024,
         .max_trailer_size = 8 * 1024,
+        .max_message_size = 1024 * 1024,
         .max_text_size = 1024 * 1024,
         .max_concurrent_streams = 128,
         .stream_window = 128 * 1024,

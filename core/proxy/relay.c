@@ -150,10 +150,46 @@ static void pass_on_piece(struct mg_flow *f)
         send_some(f, &f->piece);
 }
 
+/* Frames that are ready go out. True if the taker has room for more, and more may come. */
+static bool send_frames(struct mg_flow *f)
+{
+    struct mg_messages *m = f->messages;
+
+    if (!f->to || f->done)
+        return false;
+    if (m->ended)
+        send_end(f, &m->out);
+    else
+        send_some(f, &m->out);
+    return !f->done && f->to->queued <= MG_STREAM_HIGH;
+}
+
+/* A WebSocket's bytes: message by message through Lua, in order. */
+static void talk(struct mg_flow *f)
+{
+    struct mg_policy *policy = f->view->task->generation->policy;
+
+    while (send_frames(f) && !f->at_work && !f->spoilt && f->held.bytes) {
+        if (!mg_messages_read(f->messages, &f->held))
+            continue;
+        f->at_work = true;
+        if (policy->enter(policy, f->view, f->phase) == MG_PARK)
+            break;
+        f->at_work = false;
+        mg_messages_release(f->messages);
+    }
+    if (f->to && f->whole && !f->done && !f->at_work && !f->held.bytes)
+        send_end(f, &f->messages->out);
+    if (f->done)
+        mg_chain_clear(&f->held);
+}
+
 void mg_flow_pump(struct mg_flow *f)
 {
     tell_reader(f);
-    while (f->to && !f->done && !f->at_work && !f->spoilt && (f->held.bytes || f->whole)) {
+    if (f->messages)
+        talk(f);
+    while (!f->messages && f->to && !f->done && !f->at_work && !f->spoilt && (f->held.bytes || f->whole)) {
         if (!f->filtered || f->to->tunnel) {
             pass_on(f);
         } else {
@@ -176,6 +212,22 @@ void mg_flow_spoil(struct mg_flow *f)
     f->spoilt = true;
     mg_chain_clear(&f->held);
     mg_chain_clear(&f->piece);
+    if (f->messages)
+        f->messages->dropped = true;
+}
+
+void mg_flow_talk(struct mg_flow *f, struct mg_messages *m, enum mg_phase phase)
+{
+    f->messages = m;
+    f->phase = phase;
+}
+
+bool mg_flow_is_due(const struct mg_flow *f)
+{
+    if (!f->to || f->done)
+        return false;
+    return f->held.bytes || f->whole || mg_wait_pending(&f->writer) ||
+           (f->messages && (f->messages->out.bytes || f->messages->ended));
 }
 
 void mg_flow_filtered(struct mg_flow *f)
@@ -184,7 +236,10 @@ void mg_flow_filtered(struct mg_flow *f)
     if (!f->at_work)
         return;
     f->at_work = false;
-    pass_on_piece(f);
+    if (f->messages)
+        mg_messages_release(f->messages);
+    else
+        pass_on_piece(f);
     mg_flow_pump(f);
 }
 
@@ -197,7 +252,8 @@ bool mg_flow_arrive(struct mg_flow *f, struct mg_chain *body, bool last)
     }
     f->whole |= last;
     /* The usual path: nothing is held, nobody looks, and the taker is there. */
-    if (f->to && !f->held.bytes && !f->at_work && !f->done && (!f->filtered || f->to->tunnel) && !f->trailers) {
+    if (f->to && !f->held.bytes && !f->at_work && !f->done && (!f->filtered || f->to->tunnel) && !f->trailers &&
+        !f->messages) {
         f->done = last;
         f->sent += body->bytes;
         keep(f, body);
@@ -238,6 +294,8 @@ void mg_flow_drop(struct mg_flow *f)
         mg_chain_clear(&f->taken);
     if (f->kept.first)
         mg_chain_clear(&f->kept);
+    if (f->messages)
+        mg_messages_free(f->messages);
 }
 
 void mg_flow_reset(struct mg_flow *f)
@@ -389,4 +447,18 @@ int mg_flow_write(struct mg_flow *f, const char *ptr, uint32_t len)
         return f->held.bytes + f->to->queued > MG_STREAM_HIGH ? mg_task_wait(f->view->task, &f->writer, cancel_writer)
                                                               : MG_OK;
     return MG_OK;
+}
+
+int mg_flow_say(struct mg_flow *f, enum mg_opcode opcode, const char *ptr, uint32_t len)
+{
+    bool crowded = f->to && f->messages->out.bytes + f->to->queued > MG_STREAM_HIGH;
+
+    if (!f->to || f->done)
+        return MG_GONE;
+    if (crowded && mg_wait_pending(&f->writer))
+        return MG_BUSY;
+    int status = mg_messages_send(f->messages, opcode, ptr, len);
+    if (status != MG_OK || !crowded)
+        return status;
+    return mg_task_wait(f->view->task, &f->writer, cancel_writer);
 }

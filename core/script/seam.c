@@ -320,6 +320,62 @@ int mg_body_text(mg_view *v, int side, mg_slice *out)
     return mg_flow_text(flow_of(v, side), out);
 }
 
+/* ---- Messages of a WebSocket. ---- */
+
+int mg_websocket_message(mg_view *v, int side, mg_slice *out)
+{
+    const struct mg_messages *m = flow_of(v, side)->messages;
+
+    if (!m || !m->waiting)
+        return MG_ABSENT;
+    *out = (mg_slice){ m->reader.text, (uint32_t)m->reader.len };
+    return m->reader.kind == MG_OPCODE_BINARY;
+}
+
+int mg_websocket_replace(mg_view *v, int side, const char *ptr, uint32_t len)
+{
+    struct mg_messages *m = flow_of(v, side)->messages;
+
+    return m && m->waiting ? mg_websocket_put(&m->reader, ptr, len) : MG_ABSENT;
+}
+
+int mg_websocket_drop(mg_view *v, int side)
+{
+    struct mg_messages *m = flow_of(v, side)->messages;
+
+    if (!m || !m->waiting)
+        return MG_ABSENT;
+    m->dropped = true;
+    return MG_OK;
+}
+
+int mg_websocket_send(mg_view *v, int side, bool binary, const char *ptr, uint32_t len)
+{
+    struct mg_flow *f = flow_of(v, side);
+
+    if (!f->messages)
+        return MG_ABSENT;
+    if (!binary && !mg_utf8_is_valid(ptr, len))
+        return MG_MALFORMED;
+    int status = mg_flow_say(f, binary ? MG_OPCODE_BINARY : MG_OPCODE_TEXT, ptr, len);
+    if (status >= 0)
+        mg_engine_touch(MG_EXCHANGE_OF(v));
+    return status;
+}
+
+int mg_websocket_close(mg_view *v, int code, const char *ptr, uint32_t len)
+{
+    struct mg_messages *m = flow_of(v, MG_SIDE_REQUEST)->messages;
+
+    if (!m)
+        return MG_ABSENT;
+    if (code < 0 || !mg_close_code_is_valid((unsigned)code) || len > MG_CONTROL_MOST - 2 || !mg_utf8_is_valid(ptr, len))
+        return MG_MALFORMED;
+    mg_messages_close(m, (unsigned)code, ptr, len);
+    mg_engine_touch(MG_EXCHANGE_OF(v));
+    return MG_OK;
+}
+
 /* ---- Waiting. ---- */
 
 struct sleep {

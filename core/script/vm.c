@@ -85,9 +85,9 @@ static void fail_hooks_at_work(struct mg_exchange *x)
     uint32_t at_work = x->at_work;
 
     if (x->in.at_work)
-        at_work |= 1u << MG_PHASE_REQUEST_BODY;
+        at_work |= 1u << x->in.phase;
     if (x->out.at_work)
-        at_work |= 1u << MG_PHASE_RESPONSE_BODY;
+        at_work |= 1u << x->out.phase;
     for (int phase = 0; phase < MG_PHASE_COUNT; phase++) {
         if (!(at_work >> phase & 1))
             continue;

@@ -34,11 +34,12 @@ end
 
 local listen_limits = {
   "max_head_size", "max_fields", "max_target_size", "max_chunk_line", "max_chunk_extensions", "max_trailer_size",
+  "max_message_size",
   "max_body_size", "max_connections", "keepalive_requests",
   "max_concurrent_streams", "stream_window", "max_resets", "max_control_frames",
   "head_timeout", "body_timeout", "send_timeout", "idle_timeout", "half_close_timeout",
 }
-local route_limits = { "max_body_size", "max_text_size", "body_timeout", "send_timeout" }
+local route_limits = { "max_body_size", "max_text_size", "max_message_size", "body_timeout", "send_timeout" }
 
 local function print_listeners()
   print_line(0, "listeners")

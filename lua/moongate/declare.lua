@@ -26,6 +26,7 @@ local limits = {
   max_chunk_line = size { min = 16, max = 2 ^ 24 },
   max_chunk_extensions = size { max = whole },
   max_trailer_size = size { min = 2, max = 2 ^ 24 },
+  max_message_size = size { min = 1, max = 2 ^ 30 },
   max_body_size = size(),
   max_text_size = size { min = 1, max = whole },
   max_connections = count(),
@@ -89,14 +90,14 @@ local route_keys = {
   handler = schema.func(),
   attempts = count { min = 1, max = 16 },
   tcp = schema.later "the tcp route",
-  message = schema.later "the message phase of WebSockets",
+  message = schema.func(),
 }
 
 for key, kind in pairs(limits) do
   set_keys[key] = kind
   if key ~= "max_text_size" then listen_keys[key] = kind end
 end
-for _, key in ipairs { "max_body_size", "max_text_size", "body_timeout", "send_timeout" } do
+for _, key in ipairs { "max_body_size", "max_text_size", "max_message_size", "body_timeout", "send_timeout" } do
   route_keys[key] = limits[key]
 end
 
@@ -368,6 +369,10 @@ function declare.route(options)
     limits = {}, place = place,
   }
   for key in pairs(limits) do record.limits[key] = read[key] end
+  if read.message then
+    if read.handler then fail("message is for WebSockets to an upstream; with a handler there is none") end
+    table.insert(record.policies, policy.make({ message = read.message }, fail))
+  end
   for i, p in ipairs(record.policies) do
     policy.check_for_route(p, function(message) fail(("policy %d: %s"):format(i, message)) end)
   end

@@ -12,6 +12,7 @@ local state = require "moongate.state"
 
 local limit_keys = {
   "max_head_size", "max_fields", "max_target_size", "max_chunk_line", "max_chunk_extensions", "max_trailer_size",
+  "max_message_size",
   "max_body_size", "max_text_size", "max_connections", "keepalive_requests",
   "max_concurrent_streams", "stream_window", "max_resets", "max_control_frames",
   "handshake_timeout", "head_timeout", "body_timeout", "send_timeout", "idle_timeout", "half_close_timeout",

@@ -11,6 +11,7 @@ local body = require "moongate.filter"
 local exchange = require "moongate.exchange"
 local fiber = require "moongate.fiber"
 local handle = require "moongate.handle"
+local message = require "moongate.message"
 local peer = require "moongate.peer"
 local request = require "moongate.request"
 local response = require "moongate.response"
@@ -176,6 +177,8 @@ function hooks.prepare(route)
     hooks.build(C.MG_PHASE_RESPONSE, lists[C.MG_PHASE_RESPONSE] or {}, route, true), route)
   works[C.MG_PHASE_REQUEST_BODY] = body.request(lists[C.MG_PHASE_REQUEST_BODY] or {}, route)
   works[C.MG_PHASE_RESPONSE_BODY] = body.response(lists[C.MG_PHASE_RESPONSE_BODY] or {}, route)
+  works[C.MG_PHASE_CLIENT_MESSAGE] = message.build(lists[C.MG_PHASE_CLIENT_MESSAGE] or {}, "client", route)
+  works[C.MG_PHASE_ORIGIN_MESSAGE] = message.build(lists[C.MG_PHASE_ORIGIN_MESSAGE] or {}, "origin", route)
   works[C.MG_PHASE_PRODUCE] = produce
   return works
 end

@@ -4,7 +4,7 @@ local problem = require "moongate.problem"
 
 local policy = {}
 
--- The phases of an exchange. `turned` ones run in reverse order, as an onion does.
+-- The phases of an exchange. `turned` ones run in reverse order, as an onion does; so does the way `back`.
 local phases = {
   request = { number = C.MG_PHASE_REQUEST },
   access = { number = C.MG_PHASE_ACCESS },
@@ -16,14 +16,14 @@ local phases = {
   error = { number = C.MG_PHASE_ERROR },
   response = { number = C.MG_PHASE_RESPONSE, turned = true },
   response_body = { number = C.MG_PHASE_RESPONSE_BODY, turned = true },
+  message = { number = C.MG_PHASE_CLIENT_MESSAGE, back = C.MG_PHASE_ORIGIN_MESSAGE },
   log = { number = C.MG_PHASE_LOG, turned = true },
 }
-local later = { message = "the message phase of WebSockets" }
 
 -- In the order in which an exchange meets them.
 policy.order = {
   "init", "connect", "client_hello", "request", "access", "handle", "request_body", "balance", "attempt", "retry",
-  "response", "response_body", "error", "log", "exit",
+  "response", "response_body", "message", "error", "log", "exit",
 }
 
 local keys = { name = true }
@@ -34,7 +34,6 @@ local made = setmetatable({}, { __mode = "k" })      -- the user's table or func
 local function read_hooks(given, fail)
   local hooks, first = {}, nil
   for key, value in pairs(given) do
-    if later[key] then fail(("%s: %s is not available in this version"):format(key, later[key])) end
     if not keys[key] then
       fail(("unknown key %s%s"):format(problem.show(key), problem.remedy(key, keys)))
     end
@@ -114,6 +113,12 @@ function policy.hooks(uses, own, last)
     if #list > 0 then
       hooks[phase.number] = list
       wants = wants + 2 ^ phase.number
+      if phase.back then
+        local back = { unpack(list) }
+        reverse(back)
+        hooks[phase.back] = back
+        wants = wants + 2 ^ phase.back
+      end
     end
   end
   return hooks, wants

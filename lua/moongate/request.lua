@@ -10,6 +10,7 @@ local exchange = require "moongate.exchange"
 local headers = require "moongate.headers"
 local peer = require "moongate.peer"
 local tls = require "moongate.tls"
+local websocket = require "moongate.websocket"
 local text = ffi.string
 
 local request = {}
@@ -212,6 +213,23 @@ function methods:forward(upstream)
   local v = self[1] or over()
   if upstream ~= nil then set_upstream(v, upstream) end
   return request.forward(self[2])
+end
+
+--- Sends a message of our own on a WebSocket whose messages have a hook.
+---@param to "client"|"origin"
+---@param data string
+---@param kind? "text"|"binary" "text" if not said
+---@return boolean? sent, string? reason
+function methods:send(to, data, kind)
+  return websocket.send(self[1] or over(), to, data, kind)
+end
+
+--- Closes such a WebSocket, both ways.
+---@param code? integer 1000 if not said
+---@param reason? string
+---@return boolean? closed, string? why_not
+function methods:close(code, reason)
+  return websocket.close(self[1] or over(), code, reason)
 end
 
 local meta = {

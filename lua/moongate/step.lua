@@ -17,7 +17,8 @@ local phases = {
   [C.MG_PHASE_REQUEST] = "request", [C.MG_PHASE_ACCESS] = "access", [C.MG_PHASE_HANDLE] = "handle",
   [C.MG_PHASE_REQUEST_BODY] = "request_body", [C.MG_PHASE_BALANCE] = "balance", [C.MG_PHASE_ATTEMPT] = "attempt",
   [C.MG_PHASE_RETRY] = "retry", [C.MG_PHASE_ERROR] = "error", [C.MG_PHASE_RESPONSE] = "response",
-  [C.MG_PHASE_RESPONSE_BODY] = "response_body", [C.MG_PHASE_PRODUCE] = "body", [C.MG_PHASE_LOG] = "log",
+  [C.MG_PHASE_RESPONSE_BODY] = "response_body", [C.MG_PHASE_PRODUCE] = "body",
+  [C.MG_PHASE_CLIENT_MESSAGE] = "message", [C.MG_PHASE_ORIGIN_MESSAGE] = "message", [C.MG_PHASE_LOG] = "log",
 }
 
 local function log_failure(x, f, trace)

@@ -1,0 +1,318 @@
+"""WebSocket messages on their way through message hooks (RFC 6455)."""
+import asyncio
+import base64
+import os
+import struct
+
+import pytest
+import websockets
+
+from client import request
+from moongate import wait_until
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+
+def frame(opcode, data=b"", mask=True, final=True, reserved=0):
+    head = bytes([(0x80 if final else 0) | reserved << 4 | opcode])
+    bit = 0x80 if mask else 0
+    if len(data) < 126:
+        head += bytes([bit | len(data)])
+    elif len(data) < 65536:
+        head += bytes([bit | 126]) + struct.pack(">H", len(data))
+    else:
+        head += bytes([bit | 127]) + struct.pack(">Q", len(data))
+    if not mask:
+        return head + data
+    key = os.urandom(4)
+    return head + key + bytes(b ^ key[i % 4] for i, b in enumerate(data))
+
+
+def read_frame(wire):
+    """One frame: opcode, payload, whether it was masked."""
+    first, second = wire.exactly(2)
+    size = second & 127
+    if size == 126:
+        size = struct.unpack(">H", wire.exactly(2))[0]
+    elif size == 127:
+        size = struct.unpack(">Q", wire.exactly(8))[0]
+    key = wire.exactly(4) if second & 128 else None
+    data = wire.exactly(size)
+    if key:
+        data = bytes(b ^ key[i % 4] for i, b in enumerate(data))
+    assert first & 0xf0 == 0x80
+    return first & 15, data, key is not None
+
+
+HANDSHAKE = request("GET", "/", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+                    "Sec-WebSocket-Key: " + base64.b64encode(b"0123456789abcdef").decode(),
+                    "Sec-WebSocket-Extensions: permessage-deflate")
+
+
+@pytest.fixture
+def pair(proxy, origin):
+    """pair(hook) -> (client, seen): a raw client of an origin that repeats each frame and keeps what it got."""
+    def start(hook, limits="", before=""):
+        seen = []
+
+        def script(connection):
+            asked = connection.request()
+            assert "Sec-WebSocket-Extensions" not in asked.fields
+            connection.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            while True:
+                try:
+                    opcode, data, masked = read_frame(connection)
+                except Exception:
+                    return                  # the proxy has ended its side
+                assert masked
+                seen.append((opcode, data))
+                connection.send(frame(opcode, data, mask=False))
+                if opcode == CLOSE:
+                    return
+        gate = proxy(origin.plays(script), route=f"{limits} message = {hook}", before=before)
+        client = gate.raw()
+        client.send(HANDSHAKE)
+        assert client.head().status == 101
+        client.gate = gate
+        return client, seen
+    return start
+
+
+def say(client, opcode, data=b"", **how):
+    client.send(frame(opcode, data, **how))
+
+
+def hear(client):
+    opcode, data, masked = read_frame(client)
+    assert not masked
+    return opcode, data
+
+
+def close_code(client):
+    opcode, data = hear(client)
+    assert opcode == CLOSE
+    return struct.unpack(">H", data[:2])[0]
+
+
+KEEP = "function() end"
+
+
+def test_a_hook_sees_both_directions_and_replaces(pair):
+    client, seen = pair('function(req, message, from) return from .. ":" .. message.data end')
+
+    say(client, TEXT, b"a")
+    say(client, BINARY, b"\xff\x00")
+
+    assert [hear(client), hear(client)] == [(TEXT, b"origin:client:a"), (BINARY, b"origin:client:\xff\x00")]
+    assert seen == [(TEXT, b"client:a"), (BINARY, b"client:\xff\x00")]
+
+
+def test_text_is_nil_for_a_binary_message(pair):
+    client, _ = pair("function(req, m) return tostring(m.binary) .. tostring(m.text) end")
+
+    say(client, TEXT, b"a")
+    say(client, BINARY, b"a")
+
+    assert [hear(client)[1], hear(client)[1]] == [b"falsefalsea", b"truenil"]
+
+
+def test_false_drops_and_an_empty_string_is_an_empty_message(pair):
+    client, seen = pair("""function(req, m, from)
+        if m.data == "drop" then return false end
+        if m.data == "empty" then return "" end
+    end""")
+
+    for word in (b"drop", b"empty", b"kept"):
+        say(client, TEXT, word)
+
+    assert [hear(client), hear(client)] == [(TEXT, b""), (TEXT, b"kept")]
+    assert seen == [(TEXT, b""), (TEXT, b"kept")]
+
+
+def test_a_hook_that_waits_keeps_the_order(pair):
+    client, seen = pair("""function(req, m, from)
+        if m.data == "slow" then gate.sleep(0.05) end
+    end""")
+
+    for word in (b"slow", b"1", b"slow", b"2"):
+        say(client, TEXT, word)
+
+    assert [hear(client)[1] for _ in range(4)] == [b"slow", b"1", b"slow", b"2"]
+
+
+def test_a_hook_answers_either_side(pair):
+    client, seen = pair("""function(req, m, from)
+        if from == "client" then
+            assert(req:send("client", "to you"))
+            assert(req:send("origin", "\\255", "binary"))
+            return false
+        end
+    end""")
+
+    say(client, TEXT, b"a")
+
+    assert [hear(client), hear(client)] == [(TEXT, b"to you"), (BINARY, b"\xff")]
+    assert seen == [(BINARY, b"\xff")]
+
+
+def test_a_hook_closes_both_sides_with_its_code(pair):
+    client, seen = pair('function(req) req:close(4001, "enough") end')
+
+    say(client, TEXT, b"a")
+
+    assert hear(client) == (CLOSE, struct.pack(">H", 4001) + b"enough")
+    wait_until(lambda: seen == [(CLOSE, struct.pack(">H", 4001) + b"enough")])
+    client.shutdown()
+    assert client.ended() == b""
+
+
+def test_a_hook_that_throws_closes_with_1011_and_the_log_says_where(pair):
+    client, seen = pair('function() error "oh no" end')
+
+    say(client, TEXT, b"a")
+
+    assert close_code(client) == 1011
+    client.shutdown()
+    client.ended()
+    client.gate.expect_error("oh no")
+    wait_until(lambda: seen == [(CLOSE, struct.pack(">H", 1011))])
+
+
+def test_fragments_become_one_message_and_control_frames_between_them_pass_at_once(pair):
+    client, seen = pair(KEEP)
+
+    say(client, TEXT, b"a\xc3", final=False)
+    say(client, PING, b"p")
+    assert hear(client) == (PING, b"p")
+    say(client, 0, b"\xa4", final=False)
+    say(client, 0, b"b")
+
+    assert hear(client) == (TEXT, "aäb".encode())
+
+
+def test_a_message_that_arrives_byte_by_byte_is_whole(pair):
+    client, _ = pair(KEEP)
+    data = os.urandom(300)
+
+    for byte in frame(BINARY, data):
+        client.send(bytes([byte]))
+
+    assert hear(client) == (BINARY, data)
+
+
+FAULTS = {name: (sent, code) for name, sent, code in [
+    ("an unmasked frame", frame(TEXT, b"a", mask=False), 1002),
+    ("a reserved bit", frame(TEXT, b"a", reserved=4), 1002),
+    ("an unknown opcode", frame(3, b"a"), 1002),
+    ("a control frame in pieces", frame(PING, b"a", final=False), 1002),
+    ("a long control frame", frame(PING, b"a" * 126), 1002),
+    ("a continuation of nothing", frame(0, b"a"), 1002),
+    ("a message within another", frame(TEXT, b"a", final=False) + frame(TEXT, b"b"), 1002),
+    ("a length in a longer form", b"\x81\xfe\x00\x01\0\0\0\0a", 1002),
+    ("a close with half a code", frame(CLOSE, b"\x03"), 1002),
+    ("a close with a code that is never sent", frame(CLOSE, struct.pack(">H", 1006)), 1002),
+    ("a text that is no UTF-8", frame(TEXT, b"\xc3\x28"), 1007),
+    ("a text that ends in a character", frame(TEXT, b"\xe2\x82"), 1007),
+    ("a surrogate", frame(TEXT, b"\xed\xa0\x80"), 1007),
+    ("a message over max_message_size", frame(BINARY, b"x" * 1001), 1009),
+    ("pieces over max_message_size", frame(BINARY, b"x" * 600, final=False) + frame(0, b"x" * 401), 1009),
+]}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_breaks_the_protocol_closes_both_sides(pair, name):
+    sent, code = FAULTS[name]
+    client, seen = pair(KEEP, limits="max_message_size = 1000,")
+
+    client.send(sent)
+
+    assert close_code(client) == code, name
+    wait_until(lambda: seen == [(CLOSE, struct.pack(">H", code))])
+    client.shutdown()
+    assert client.ended() == b""
+
+
+def test_a_message_of_max_message_size_passes(pair):
+    client, _ = pair(KEEP, limits="max_message_size = 1000,")
+
+    say(client, BINARY, b"x" * 1000)
+
+    assert hear(client) == (BINARY, b"x" * 1000)
+
+
+def test_close_frames_pass_and_the_exchange_ends(pair):
+    client, seen = pair(KEEP)
+
+    say(client, CLOSE, struct.pack(">H", 1000) + b"bye")
+
+    assert hear(client) == (CLOSE, struct.pack(">H", 1000) + b"bye")
+    assert client.ended() == b""
+    assert seen == [(CLOSE, struct.pack(">H", 1000) + b"bye")]
+
+
+def test_a_client_that_leaves_while_a_hook_waits_ends_the_exchange(pair):
+    client, seen = pair("function(req, m) gate.sleep(30) end")
+
+    say(client, TEXT, b"a")
+    client.reset()
+
+    wait_until(lambda: client.gate.status()["workers"][0]["exchanges"] == 0)
+    assert seen == []
+
+
+def test_policies_run_in_order_from_the_client_and_in_reverse_from_the_origin(pair):
+    client, _ = pair('function(_, m) return m.data .. "r" end',
+                     before='gate.use { message = function(_, m) return m.data .. "u" end }')
+
+    say(client, TEXT, b"")
+
+    assert hear(client) == (TEXT, b"urru")
+
+
+def test_real_clients_talk_through_a_hook(proxy):
+    async def scenario():
+        async def serve(socket):
+            async for message in socket:
+                await socket.send(message)
+
+        async with websockets.serve(serve, "127.0.0.1", 0, max_size=None) as server:
+            port = server.sockets[0].getsockname()[1]
+            gate = await asyncio.to_thread(
+                proxy, f"127.0.0.1:{port}", route="""max_message_size = "8M", message = function(req, m, from)
+                    if from == "client" then return m.data:reverse() end
+                end""")
+            async with websockets.connect(f"ws://127.0.0.1:{gate.port}/chat", max_size=None) as client:
+                assert client.extensions == []
+                for message in ["hello", b"\x00\x01", "x" * 70000, b"yz" * 2_500_000, ""]:
+                    await client.send(message)
+                    assert await client.recv() == message[::-1]
+                await (await client.ping())
+                await asyncio.gather(*(client.send(f"{n:03}") for n in range(100)))
+                assert sorted([(await client.recv())[::-1] for _ in range(100)]) == [f"{n:03}" for n in range(100)]
+            assert client.close_code == 1000
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_client_that_does_not_read_holds_back_the_origin(proxy, origin):
+    sent = []
+
+    def script(connection):
+        connection.request()
+        connection.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        piece = frame(BINARY, b"x" * 100_000, mask=False)
+        connection.sock.settimeout(1)
+        try:
+            for _ in range(400):
+                connection.send(piece)
+                sent.append(1)
+        except TimeoutError:
+            sent.append("held")
+    client = proxy(origin.plays(script), route=f"message = {KEEP}").raw(receive_buffer=65536)
+
+    client.send(HANDSHAKE)
+    assert client.head().status == 101
+
+    wait_until(lambda: sent[-1:] == ["held"], what="the origin is held back")
+    assert len(sent) < 300
+    client.close()
