@@ -120,10 +120,10 @@ run: deps
 	@$(MAKE) --no-print-directory all
 	exec $(BUILD)/moongate scripts/demo.lua
 # What the tests run of npm's, in the build folder.
-NODE := build/node/node_modules/@grpc/grpc-js/package.json
-$(NODE):
+NODE := $(addprefix build/node/node_modules/,@grpc/grpc-js/package.json ws/package.json)
+$(NODE) &:
 	@mkdir -p build/node
-	npm install --silent --no-audit --no-fund --no-package-lock --prefix build/node @grpc/grpc-js@1
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix build/node @grpc/grpc-js@1 ws@8
 
 test: deps-test $(NODE)
 	@$(MAKE) --no-print-directory all $(BUILD)/libmoongate.a

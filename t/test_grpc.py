@@ -1,30 +1,15 @@
 """gRPC through the proxy: a real server and a real client, npm's @grpc/grpc-js (t/node/grpc.js)."""
-import json
-import os
-import subprocess
-
 import pytest
 
+import node
 from h2wire import Http2
-from moongate import ROOT
-
-MODULES = ROOT / "build" / "node" / "node_modules"
 
 
-@pytest.mark.skipif(not (MODULES / "@grpc").exists(), reason="@grpc/grpc-js is not installed: make test does that")
+@node.needs("@grpc/grpc-js")
 def test_all_kinds_of_calls_pass(moongate):
-    process = subprocess.Popen(["node", ROOT / "t" / "node" / "grpc.js"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               env={**os.environ, "NODE_PATH": str(MODULES)}, text=True)
-    try:
-        port = json.loads(process.stdout.readline())["port"]
-        gate = moongate(f"""
-            gate.route {{ "/*", upstream = gate.upstream("grpc", {{ peers = {{ "127.0.0.1:{port}" }}, protocol = "h2" }}) }}
-        """)
-        told, _ = process.communicate(f"{gate.port}\n", timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    told = json.loads(told)
+    told = node.play("grpc.js", lambda port: moongate(f"""
+        gate.route {{ "/*", upstream = gate.upstream("grpc", {{ peers = {{ "127.0.0.1:{port}" }}, protocol = "h2" }}) }}
+    """))
 
     assert told["unary"] == {"code": 0, "details": None, "value": "one hello yes", "trailer": "behind"}
     assert (told["fails"]["code"], told["fails"]["details"]) == (5, "no such thing")

@@ -7,7 +7,9 @@ import struct
 import pytest
 import websockets
 
+import node
 from client import request
+from h2wire import Http2
 from moongate import wait_until
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -292,6 +294,43 @@ def test_real_clients_talk_through_a_hook(proxy):
             assert client.close_code == 1000
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+@node.needs("ws")
+@pytest.mark.parametrize("hook", ["", 'message = function(_, m) if m.text == "hello" then return "HELLO" end end'],
+                         ids=["tunnel", "message hook"])
+def test_npms_ws_talks_on_both_sides(proxy, hook):
+    told = node.play("ws.js", lambda port: proxy(f"127.0.0.1:{port}", route=hook))
+
+    assert told["client"]["got"] == [["text", "HELLO" if hook else "hello"], ["binary", 300_000], ["text", "in two"],
+                                     ["text", 140_000]]
+    assert told["client"]["pongs"] == ["are you there"]
+    assert (told["client"]["code"], told["server"]["code"], told["server"]["reason"]) == (4001, 4001, "enough")
+    assert (told["server"]["offered"] is None) == bool(hook), "what is compressed no hook could read"
+
+
+def test_messages_over_http2_meet_the_hook(proxy, origin):
+    """RFC 8441: the same frames in the DATA of an extended CONNECT."""
+    def script(connection):
+        connection.request()
+        connection.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        while True:
+            opcode, data, _ = read_frame(connection)
+            connection.send(frame(opcode, data, mask=False))
+
+    gate = proxy(origin.plays(script), route='message = function(_, m, from) if from == "client" then return m.data .. "!" end end')
+    client = Http2(gate.address)
+    gate.clients.append(client)
+    client.ready()
+    stream = client.request([(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":path", "/chat"),
+                             (":authority", "a"), ("sec-websocket-version", "13")], end=False)
+    answer = client.streams[stream]
+    client.until(lambda: answer.status is not None)
+
+    client.data(stream, frame(TEXT, b"hello"))
+    client.until(lambda: len(answer.body) >= 8)
+
+    assert (answer.status, answer.body) == (200, b"\x81\x06hello!")
 
 
 def test_a_client_that_does_not_read_holds_back_the_origin(proxy, origin):
