@@ -33,7 +33,8 @@ def gunzip_all(data):
 
 DECODE = {"gzip": gunzip_all, "br": brotli.decompress, "zstd": lambda data: zstd(data, "-d")}
 ENCODE = {
-    "gzip": gzip.compress, "br": lambda data: brotli.compress(data, quality=5), "zstd": zstd, "deflate": zlib.compress,
+    "gzip": lambda data: gzip.compress(data, mtime=0),        # the same bytes in each second
+    "br": lambda data: brotli.compress(data, quality=5), "zstd": zstd, "deflate": zlib.compress,
     "raw deflate": lambda data: (lambda c: c.compress(data) + c.flush())(zlib.compressobj(wbits=-15)),
 }
 

@@ -264,12 +264,10 @@ refused(head .. 'gate.route { "/", handler = print, policies = { { reponse = pri
 refused(head .. 'gate.route { "/", handler = print, policies = { { request = print } } }',
   'gateway.lua:2: route "/": policy 1: a request hook runs before a route is found, ' ..
   'so it counts only in gate.use; access is the route\'s own')
-refused(head .. 'gate.use { message = print }',
-  'gateway.lua:2: gate.use: policy 1: message: the message phase of WebSockets is not available in this version')
 refused(head .. 'gate.use { name = "x" }',
   'gateway.lua:2: gate.use: policy 1: it has no hook; a policy has a function under one of: init, connect, ' ..
   'client_hello, request, access, handle, request_body, balance, attempt, retry, response, ' ..
-  'response_body, error, log, exit')
+  'response_body, message, error, log, exit')
 refused(head .. head,
   'gateway.lua:2: gate.listen: "127.0.0.1:8080" is listened at already, by gateway.lua:1; take one of the two away')
 refused('gate.listen { "0.0.0.0:1", tls = {} }',
