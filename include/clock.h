@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include <stddef.h>
+#include "holder.h"
 
 struct ev_loop;
 struct mg_clock_queue;

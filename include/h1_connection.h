@@ -4,6 +4,7 @@
  * in `in`; h1.c keeps the connection's life, reads and flushes. */
 #pragma once
 
+#include "carrier.h"
 #include "h1.h"
 
 struct mg_h1 {
@@ -12,8 +13,7 @@ struct mg_h1 {
     struct mg_transport *transport;
     const struct mg_h1_settings *settings;
     struct mg_timeout timer; /* what is being waited for: patience() in h1.c */
-    struct mg_h1 *next_dirty;
-    struct mg_block *in; /* bytes in_at..in_end are not read yet */
+    struct mg_block *in;     /* bytes in_at..in_end are not read yet */
     uint32_t in_at, in_end;
     uint32_t scanned; /* of a head that is not whole: bytes looked at */
     uint32_t served;
@@ -42,15 +42,14 @@ struct mg_h1 {
     bool cutting;                     /* the response stays cut: what is queued goes out, then the end */
     bool discarding;                  /* what is left of a request's body goes to nobody */
     bool draining;
-    bool dirty, doomed, abort;
     uint32_t discarded;
 };
 
 extern const struct mg_stream_ops mg_h1_serving_ops, mg_h1_dialled_ops;
 
 /* Puts h on the list that mg_h1_flush() walks; and takes the next one off it, NULL at the end. */
+extern struct mg_carriers mg_h1_carriers;
 void mg_h1_mark(struct mg_h1 *h);
-struct mg_h1 *mg_h1_next_dirty(void);
 /* The stream begins, and is over for the codec: its owner has let go, or is told next. */
 void mg_h1_stream_open(struct mg_h1 *h);
 void mg_h1_stream_close(struct mg_h1 *h);

@@ -1,12 +1,14 @@
 /* h2_connection.h - an HTTP/2 connection as the codec's files share it; nobody else includes this.
  *
- * h2_head.c makes messages of decoded fields and back; h2_write.c holds the
- * operations of a stream and feeds nghttp2 with bodies; h2_read.c hands up
- * what nghttp2 has read; h2.c keeps the connection's life, reads and flushes. */
+ * h2_head.c makes messages of decoded fields and back; h2_stream.c keeps a
+ * stream's life; h2_send.c feeds nghttp2 with bodies and takes its frames;
+ * h2_write.c holds the operations of a stream; h2_read.c hands up what nghttp2
+ * has read; h2.c keeps the connection's life, reads and flushes. */
 #pragma once
 
 #include <nghttp2/nghttp2.h>
 
+#include "carrier.h"
 #include "h2.h"
 
 struct mg_h2_stream {
@@ -58,8 +60,7 @@ struct mg_h2 {
     const struct mg_h1_settings *settings;
     nghttp2_session *session;
     struct mg_h2_stream *streams, *due;
-    struct mg_timeout timer; /* what is being waited for: patience() in h2.c */
-    struct mg_h2 *next_dirty;
+    struct mg_timeout timer;  /* what is being waited for: patience() in h2.c */
     struct mg_block *in;      /* bytes in_at.. are being read */
     struct mg_block *scratch; /* frame heads of ours are put here */
     struct mg_chain out;
@@ -78,7 +79,6 @@ struct mg_h2 {
     bool draining, told;            /* no more streams; and their last one was named */
     bool freed;                     /* a stream has ended: others may be opened */
     const char *calm;               /* the bound that the peer went over, or NULL */
-    bool dirty, doomed, abort;
 };
 
 /* ---- h2_head.c ---- */
@@ -95,17 +95,19 @@ size_t mg_h2_head_of_response(const struct mg_message *m, unsigned status, nghtt
 size_t mg_h2_head_of_request(const struct mg_message *m, bool tls, bool websocket, nghttp2_nv **out);
 size_t mg_h2_head_of_trailers(const struct mg_message *m, nghttp2_nv **out);
 
-/* ---- h2_write.c ---- */
+/* ---- h2_stream.c ---- */
 
-extern const struct mg_stream_ops mg_h2_serving_ops, mg_h2_dialled_ops;
+enum { MG_H2_STREAM_MAGIC = 0x6d673273 };
 
 /* A stream of the connection, all zero but for what is the same in all; NULL without memory. */
-struct mg_h2_stream *mg_h2_stream_new(struct mg_h2 *h);
+struct mg_h2_stream *mg_h2_stream_new(struct mg_h2 *h, const struct mg_stream_ops *ops);
 /* Nobody listens, nghttp2 knows it no more, and it is not due. */
 void mg_h2_stream_free(struct mg_h2_stream *s);
 /* Frees what is kept for reuse. */
 void mg_h2_streams_trim(void);
 void mg_h2_stream_open(struct mg_h2_stream *s, const struct mg_stream_events *events, void *owner);
+/* The owner listens no more; it is not told. */
+void mg_h2_stream_let_go(struct mg_h2_stream *s);
 /* The owner is told, and listens no more. */
 void mg_h2_stream_end(struct mg_h2_stream *s, enum mg_why why);
 void mg_h2_stream_reset(struct mg_h2_stream *s, uint32_t code);
@@ -114,16 +116,25 @@ void mg_h2_stream_touch(struct mg_h2_stream *s);
 /* Its timeout for what it waits for now. */
 void mg_h2_stream_watch(struct mg_h2_stream *s);
 
+extern struct mg_carriers mg_h2_carriers;
 void mg_h2_mark(struct mg_h2 *h);
-struct mg_h2 *mg_h2_next_dirty(void);
 void mg_h2_doom(struct mg_h2 *h, bool abort);
+
+/* ---- h2_send.c ---- */
+
 /* Asks nghttp2 for frames until it has none or enough waits for the transport. False when the session is broken. */
 bool mg_h2_fill(struct mg_h2 *h);
 /* nghttp2's, for what is sent. */
+ssize_t mg_h2_on_body(nghttp2_session *session, int32_t id, uint8_t *to, size_t cap, uint32_t *flags,
+                      nghttp2_data_source *source, void *user);
 ssize_t mg_h2_on_send(nghttp2_session *session, const uint8_t *data, size_t len, int flags, void *user);
 int mg_h2_on_send_data(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *head, size_t len,
                        nghttp2_data_source *source, void *user);
 int mg_h2_on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, void *user);
+
+/* ---- h2_write.c ---- */
+
+extern const struct mg_stream_ops mg_h2_serving_ops, mg_h2_dialled_ops;
 
 /* ---- h2_read.c ---- */
 

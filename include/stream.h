@@ -11,7 +11,7 @@
  */
 #pragma once
 
-#include <stddef.h>
+#include "holder.h"
 
 #include "address.h"
 #include "block.h"
@@ -122,5 +122,7 @@ struct mg_carrier {
     const struct mg_carrier_events *events;
     void *owner;
     struct mg_carrier *next, *previous; /* the owner's list */
+    struct mg_carrier *next_dirty;      /* the codec's: to be flushed */
     struct mg_peer_info info;
+    bool dirty, doomed, abort; /* doomed: freed by the flush; abort: with a reset */
 };

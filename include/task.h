@@ -10,7 +10,7 @@
  */
 #pragma once
 
-#include <stddef.h>
+#include "holder.h"
 
 #include "status.h"
 

@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 
 #include "address.h"
+#include "block.h"
 
 struct mg_transport;
 
@@ -72,5 +73,8 @@ struct mg_transport *mg_transport_accepted(int fd, bool tcp);
  * Reading and writing start when it has said 0. */
 struct mg_transport *mg_transport_connect(const struct mg_address *to, const struct mg_transport_events *events,
                                           void *owner);
+/* Writes what the chain holds, and takes off what was written. MG_IO_DONE: it is empty; MG_IO_AGAIN: on_writable was
+ * asked for; MG_IO_ERROR. */
+enum mg_io mg_transport_send(struct mg_transport *t, struct mg_chain *out);
 /* Transports of the process that are open: for the question what is left open. */
 unsigned mg_transport_live(void);

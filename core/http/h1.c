@@ -13,18 +13,19 @@
 enum {
     H1_MAGIC = 0x6d676831,
     READS_A_TURN = 4, /* then others get their turn */
-    IOVECS = 64,
 };
 static const double LINGER = 2.0; /* seconds a client may take to close after our last word */
 
-static void destroy(struct mg_h1 *h)
+static void destroy(struct mg_carrier *c)
 {
-    assert(!h->open && !h->dirty && !h->busy);
+    struct mg_h1 *h = (struct mg_h1 *)c;
+
+    assert(!h->open && !h->carrier.dirty && !h->busy);
     mg_timeout_clear(&h->timer);
     mg_chain_clear(&h->out);
     mg_h1_drop_input(h);
     if (h->transport)
-        h->transport->ops->close(h->transport, h->abort);
+        h->transport->ops->close(h->transport, h->carrier.abort);
     h->carrier.events->on_closed(&h->carrier);
     h->carrier.magic = 0;
     free(h);
@@ -85,7 +86,7 @@ static void timed_out_between(struct mg_h1 *h)
 
 static void on_timer(struct mg_timeout *t)
 {
-    struct mg_h1 *h = (struct mg_h1 *)((char *)t - offsetof(struct mg_h1, timer));
+    struct mg_h1 *h = MG_HOLDER(t, struct mg_h1, timer);
 
     h->busy++;
     if (!h->open)
@@ -114,7 +115,7 @@ static void on_readable(struct mg_transport *t)
             break;
     }
     h->busy--;
-    if (!h->doomed)
+    if (!h->carrier.doomed)
         watch(h);
 }
 
@@ -123,32 +124,17 @@ static void on_readable(struct mg_transport *t)
 /* Writes what the out chain holds. False when the transport is broken. */
 static bool write_out(struct mg_h1 *h)
 {
-    struct iovec v[IOVECS];
+    enum mg_io io = mg_transport_send(h->transport, &h->out);
 
-    while (h->out.bytes) {
-        size_t n = 0, offered = 0;
-        int count = mg_chain_iovec(&h->out, v, IOVECS);
-        for (int i = 0; i < count; i++)
-            offered += v[i].iov_len;
-        enum mg_io io = h->transport->ops->write(h->transport, v, count, &n);
-        if (io == MG_IO_ERROR || io == MG_IO_CLOSED)
-            return false;
-        if (io == MG_IO_DONE)
-            mg_chain_drop(&h->out, n);
-        if (n < offered) {
-            h->blocked = true;
-            h->transport->ops->want_write(h->transport);
-            return true;
-        }
-    }
-    return true;
+    h->blocked = io == MG_IO_AGAIN;
+    return io != MG_IO_ERROR;
 }
 
 /* Our side of the message is out. What follows depends on the client's side of it. */
 static void finish_request(struct mg_h1 *h)
 {
     mg_h1_end_stream(h, MG_WHY_COMPLETE);
-    if (h->doomed)
+    if (h->carrier.doomed)
         return;
     if (!h->keep || h->draining || (h->eof && h->in_at == h->in_end)) {
         /* Closing with bytes unread would reset the connection and take the answer with it. */
@@ -187,7 +173,7 @@ static void after_write(struct mg_h1 *h)
         h->crowded = false;
         h->stream.events->on_room(&h->stream);
     }
-    if (!h->open || h->doomed || h->out.bytes || !h->out_whole || !h->head_out)
+    if (!h->open || h->carrier.doomed || h->out.bytes || !h->out_whole || !h->head_out)
         return;
     if (h->stream.tunnel)
         finish_tunnel_side(h);
@@ -211,42 +197,31 @@ static void on_write_failed(struct mg_h1 *h)
     h->keep = false;
 }
 
-static void flush(struct mg_h1 *h)
+static void flush(struct mg_carrier *c)
 {
+    struct mg_h1 *h = (struct mg_h1 *)c;
     h->busy++;
     if (h->out_broken && h->open && (h->client_side || !h->out_whole))
         mg_h1_end(h, MG_WHY_CUT, true);
-    if (!h->doomed && h->in_at < h->in_end)
+    if (!h->carrier.doomed && h->in_at < h->in_end)
         mg_h1_read_on(h);
     if (h->client_side && h->eof && !h->open && !h->out.bytes)
         mg_h1_doom(h, false); /* what is left is no whole request */
-    if (!h->doomed && !h->blocked && !write_out(h))
+    if (!h->carrier.doomed && !h->blocked && !write_out(h))
         on_write_failed(h);
-    if (!h->doomed)
+    if (!h->carrier.doomed)
         after_write(h);
     /* A length or a missing last chunk shows the cut by itself; a body that the end delimits needs a reset. */
     if (h->cutting && !h->out.bytes)
         mg_h1_doom(h, h->out_kind == MG_BODY_UNTIL_CLOSE);
     h->busy--;
-    if (!h->doomed)
+    if (!h->carrier.doomed)
         watch(h);
 }
 
 void mg_h1_flush(void)
 {
-    static bool flushing;
-    struct mg_h1 *h;
-
-    if (flushing)
-        return;
-    flushing = true;
-    while ((h = mg_h1_next_dirty())) {
-        if (!h->doomed)
-            flush(h);
-        if (h->doomed && !h->dirty)
-            destroy(h);
-    }
-    flushing = false;
+    (void)mg_carriers_flush(&mg_h1_carriers, flush, destroy);
 }
 
 static void on_writable(struct mg_transport *t)
@@ -265,7 +240,7 @@ static struct mg_stream *open_stream(struct mg_carrier *c, const struct mg_strea
     struct mg_stream *s = &h->stream;
 
     assert(!h->open && !h->client_side);
-    if (h->doomed) /* its idle time ended in this turn of the loop */
+    if (h->carrier.doomed) /* its idle time ended in this turn of the loop */
         return NULL;
     s->events = events;
     s->owner = owner;

@@ -331,7 +331,7 @@ static bool read_body(struct mg_h1 *h)
     if (h->incoming.state != MG_FRAMING_TRAILER) {
         bool good = take_pieces(h, &body, &why);
         hand_up_body(h, &body);
-        if (h->doomed)
+        if (h->carrier.doomed)
             return false;
         if (!good) {
             broken_body(h, why);
@@ -353,7 +353,7 @@ void mg_h1_finish_response(struct mg_h1 *h)
     if (!keep)
         mg_h1_doom(h, false);
     mg_h1_end_stream(h, MG_WHY_COMPLETE);
-    if (keep && !h->doomed) {
+    if (keep && !h->carrier.doomed) {
         mg_h1_drop_input(h);
         h->large = false;
         h->transport->ops->want_read(h->transport, true); /* back-pressure may have ended it: now a close must show */
@@ -363,7 +363,7 @@ void mg_h1_finish_response(struct mg_h1 *h)
 
 static void read_dialled(struct mg_h1 *h)
 {
-    while (!h->doomed && h->in_at < h->in_end) {
+    while (!h->carrier.doomed && h->in_at < h->in_end) {
         if (!h->open) {
             mg_h1_doom(h, false); /* an answer that nobody asked for (RFC 9112 9.2) */
         } else if (!h->head_in) {
@@ -375,16 +375,16 @@ static void read_dialled(struct mg_h1 *h)
         } else {
             break;
         }
-        if (!h->doomed && h->open && h->head_in && h->incoming.whole)
+        if (!h->carrier.doomed && h->open && h->head_in && h->incoming.whole)
             mg_h1_finish_response(h);
     }
-    if (!h->doomed && h->open && h->head_in && h->incoming.whole)
+    if (!h->carrier.doomed && h->open && h->head_in && h->incoming.whole)
         mg_h1_finish_response(h);
 }
 
 static void read_serving(struct mg_h1 *h)
 {
-    while (!h->doomed && h->in_at < h->in_end) {
+    while (!h->carrier.doomed && h->in_at < h->in_end) {
         if (h->lingering) {
             h->in_at = h->in_end;
         } else if (h->open && h->incoming.whole) {
@@ -444,7 +444,7 @@ static void on_lost(struct mg_h1 *h)
 /* May more bytes be read into `in`? Pipelined requests wait in one block. */
 bool mg_h1_may_read(const struct mg_h1 *h)
 {
-    if (h->doomed || h->eof)
+    if (h->carrier.doomed || h->eof)
         return false;
     if (!h->open || h->lingering || (!h->client_side && !h->head_in))
         return true;
@@ -469,7 +469,7 @@ bool mg_h1_read_once(struct mg_h1 *h)
         h->in->used = h->in_end;
         h->large |= n == room;
         mg_h1_read_on(h);
-        return n == room && !h->doomed;
+        return n == room && !h->carrier.doomed;
     case MG_IO_AGAIN:
         release_input(h);
         return false;

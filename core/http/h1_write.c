@@ -7,27 +7,12 @@
 
 enum { FRAMING_ROOM = 128 }; /* Connection, Transfer-Encoding or Content-Length, and the empty line */
 
-static struct mg_h1 *dirty;
+struct mg_carriers mg_h1_carriers;
 static unsigned streams;
 
 void mg_h1_mark(struct mg_h1 *h)
 {
-    if (h->dirty)
-        return;
-    h->dirty = true;
-    h->next_dirty = dirty;
-    dirty = h;
-}
-
-struct mg_h1 *mg_h1_next_dirty(void)
-{
-    struct mg_h1 *h = dirty;
-
-    if (h) {
-        dirty = h->next_dirty;
-        h->dirty = false;
-    }
-    return h;
+    mg_carrier_mark(&mg_h1_carriers, &h->carrier);
 }
 
 void mg_h1_stream_open(struct mg_h1 *h)
@@ -49,14 +34,12 @@ unsigned mg_h1_streams(void)
 
 void mg_h1_doom(struct mg_h1 *h, bool abort)
 {
-    h->doomed = true;
-    h->abort |= abort;
-    mg_h1_mark(h);
+    mg_carrier_doom(&mg_h1_carriers, &h->carrier, abort);
 }
 
 static struct mg_h1 *connection_of(struct mg_stream *s)
 {
-    return (struct mg_h1 *)((char *)s - offsetof(struct mg_h1, stream));
+    return MG_HOLDER(s, struct mg_h1, stream);
 }
 
 /* The bytes from..to were written into a fresh block b: they go out, and the block belongs to the chain. */

@@ -14,8 +14,7 @@
 
 enum {
     H2_MAGIC = 0x6d676832,
-    READS_A_TURN = 4, /* then others get their turn */
-    IOVECS = 64,
+    READS_A_TURN = 4,                 /* then others get their turn */
     UNREAD_WHILE_BLOCKED = 64 * 1024, /* who reads so much less than we send is not read */
     WINDOWS = 16,                     /* a connection's window, in windows of a stream */
     WINDOW_MOST = 64 * 1024 * 1024,
@@ -26,9 +25,11 @@ static const double TRIP = 1.0;   /* seconds in which it must have heard that we
 
 static nghttp2_option *options;
 
-static void destroy(struct mg_h2 *h)
+static void destroy(struct mg_carrier *c)
 {
-    assert(!h->open && !h->dirty && !h->busy);
+    struct mg_h2 *h = (struct mg_h2 *)c;
+
+    assert(!h->open && !h->carrier.dirty && !h->busy);
     mg_timeout_clear(&h->timer);
     for (h->due = NULL; h->streams;) {
         h->streams->due = false;
@@ -41,7 +42,7 @@ static void destroy(struct mg_h2 *h)
         mg_block_give(h->in);
     if (h->scratch)
         mg_block_give(h->scratch);
-    h->transport->ops->close(h->transport, h->abort);
+    h->transport->ops->close(h->transport, h->carrier.abort);
     h->carrier.events->on_closed(&h->carrier);
     h->carrier.magic = 0;
     free(h);
@@ -114,9 +115,9 @@ static void watch(struct mg_h2 *h)
 
 static void on_timer(struct mg_timeout *t)
 {
-    struct mg_h2 *h = (struct mg_h2 *)((char *)t - offsetof(struct mg_h2, timer));
+    struct mg_h2 *h = MG_HOLDER(t, struct mg_h2, timer);
 
-    if (h->doomed)
+    if (h->carrier.doomed)
         return;
     h->busy++;
     if (h->lingering || h->blocked)
@@ -176,7 +177,7 @@ static bool read_once(struct mg_h2 *h)
         if (!h->lingering && nghttp2_session_want_read(h->session))
             take_bytes(h, n);
         h->large |= n == room && room == MG_BLOCK_SMALL;
-        return n == room && !h->doomed;
+        return n == room && !h->carrier.doomed;
     case MG_IO_AGAIN:
         return false;
     case MG_IO_CLOSED:
@@ -200,7 +201,7 @@ static void on_readable(struct mg_transport *t)
 {
     struct mg_h2 *h = t->owner;
 
-    if (h->doomed)
+    if (h->carrier.doomed)
         return;
     h->busy++;
     if (h->blocked && h->out.bytes > UNREAD_WHILE_BLOCKED) {
@@ -218,32 +219,18 @@ static void on_readable(struct mg_transport *t)
 /* Writes what the out chain holds. False when the transport is broken. */
 static bool write_out(struct mg_h2 *h)
 {
-    struct iovec v[IOVECS];
+    size_t before = h->out.bytes;
+    enum mg_io io = mg_transport_send(h->transport, &h->out);
 
-    while (h->out.bytes) {
-        size_t n = 0, offered = 0;
-        int count = mg_chain_iovec(&h->out, v, IOVECS);
-        for (int i = 0; i < count; i++)
-            offered += v[i].iov_len;
-        enum mg_io io = h->transport->ops->write(h->transport, v, count, &n);
-        if (io == MG_IO_ERROR || io == MG_IO_CLOSED)
-            return false;
-        if (io == MG_IO_DONE)
-            mg_chain_drop(&h->out, n);
-        h->moved |= n > 0;
-        if (n < offered) {
-            h->blocked = true;
-            h->transport->ops->want_write(h->transport);
-            return true;
-        }
-    }
-    return true;
+    h->moved |= h->out.bytes < before;
+    h->blocked = io == MG_IO_AGAIN;
+    return io != MG_IO_ERROR;
 }
 
 /* Frames are made and written until there are none, or no more can be taken. */
 static void send_all(struct mg_h2 *h)
 {
-    while (!h->doomed && !h->blocked) {
+    while (!h->carrier.doomed && !h->blocked) {
         if (!mg_h2_fill(h) || h->out.failed || !write_out(h)) {
             end(h, MG_WHY_CUT, true);
             return;
@@ -265,8 +252,9 @@ static void begin_to_linger(struct mg_h2 *h)
 
 static void drain(struct mg_carrier *c);
 
-static void flush(struct mg_h2 *h)
+static void flush(struct mg_carrier *c)
 {
+    struct mg_h2 *h = (struct mg_h2 *)c;
     uint32_t keepalive = h->settings->limits->keepalive_requests;
 
     h->busy++;
@@ -281,41 +269,26 @@ static void flush(struct mg_h2 *h)
         mg_block_give(h->scratch);
         h->scratch = NULL;
     }
-    if (!h->doomed && !h->client_side && h->draining && !h->open && !h->told) {
+    if (!h->carrier.doomed && !h->client_side && h->draining && !h->open && !h->told) {
         h->told = true;
         terminate(h, NGHTTP2_NO_ERROR);
     }
-    if (!h->doomed && !h->lingering && !h->out.bytes && !nghttp2_session_want_write(h->session) &&
+    if (!h->carrier.doomed && !h->lingering && !h->out.bytes && !nghttp2_session_want_write(h->session) &&
         !nghttp2_session_want_read(h->session))
         begin_to_linger(h);
     mg_h2_look(h);
-    if (h->freed && !h->client_side && !h->doomed && !h->draining && !h->lingering) {
+    if (h->freed && !h->client_side && !h->carrier.doomed && !h->draining && !h->lingering) {
         h->freed = false;
         h->carrier.events->on_idle(&h->carrier);
     }
     h->busy--;
-    if (!h->doomed)
+    if (!h->carrier.doomed)
         watch(h);
 }
 
 bool mg_h2_flush(void)
 {
-    static bool flushing;
-    bool some = false;
-    struct mg_h2 *h;
-
-    if (flushing)
-        return false;
-    flushing = true;
-    while ((h = mg_h2_next_dirty())) {
-        some = true;
-        if (!h->doomed)
-            flush(h);
-        if (h->doomed && !h->dirty)
-            destroy(h);
-    }
-    flushing = false;
-    return some;
+    return mg_carriers_flush(&mg_h2_carriers, flush, destroy);
 }
 
 static void on_writable(struct mg_transport *t)
@@ -335,7 +308,7 @@ static unsigned room(struct mg_carrier *c)
     uint32_t most = nghttp2_session_get_remote_settings(h->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
     uint32_t ours = h->settings->limits->max_concurrent_streams;
 
-    if (h->doomed || h->draining || h->lingering || !nghttp2_session_check_request_allowed(h->session))
+    if (h->carrier.doomed || h->draining || h->lingering || !nghttp2_session_check_request_allowed(h->session))
         return 0;
     if (ours && ours < most)
         most = ours;
@@ -345,7 +318,7 @@ static unsigned room(struct mg_carrier *c)
 static struct mg_stream *open_stream(struct mg_carrier *c, const struct mg_stream_events *events, void *owner)
 {
     struct mg_h2 *h = (struct mg_h2 *)c;
-    struct mg_h2_stream *s = room(c) ? mg_h2_stream_new(h) : NULL;
+    struct mg_h2_stream *s = room(c) ? mg_h2_stream_new(h, &mg_h2_dialled_ops) : NULL;
 
     if (!s)
         return NULL;

@@ -63,7 +63,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     mg_h2_head_begin(h);
     if (!h->client_side || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
         return 0;
-    struct mg_h2_stream *s = mg_h2_stream_new(h);
+    struct mg_h2_stream *s = mg_h2_stream_new(h, &mg_h2_serving_ops);
     if (!s)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     s->id = frame->hd.stream_id;

@@ -24,8 +24,7 @@ enum {
     TLS_MAGIC = 0x6d67746c,
     RECORD = 16 * 1024, /* RFC 8446 5.1 */
     BATCH = 64 * 1024,  /* sealed with one write */
-    IOVECS = 16,
-    LARGE = 64 * 1024, /* who reads so much at once reads several records at once */
+    LARGE = 64 * 1024,  /* who reads so much at once reads several records at once */
     PROBLEM_MOST = 512,
     NAME_MOST = 256,
 };
@@ -64,24 +63,10 @@ const char *mg_tls_problem(void)
 /* Sends what is sealed; false when the transport is broken. */
 static bool flush(struct tls_transport *t)
 {
-    struct iovec v[IOVECS];
-
-    while (t->sealed.bytes && !t->broken) {
-        size_t n = 0;
-        int count = mg_chain_iovec(&t->sealed, v, IOVECS);
-        enum mg_io io = t->below->ops->write(t->below, v, count, &n);
-        if (io == MG_IO_ERROR || io == MG_IO_CLOSED)
-            t->broken = true;
-        if (io == MG_IO_AGAIN)
-            break;
-        mg_chain_drop(&t->sealed, n);
-    }
-    if (t->sealed.failed)
+    if (t->sealed.failed || (!t->broken && mg_transport_send(t->below, &t->sealed) == MG_IO_ERROR))
         t->broken = true;
     if (t->broken)
         mg_chain_clear(&t->sealed);
-    else if (t->sealed.bytes)
-        t->below->ops->want_write(t->below);
     return !t->broken;
 }
 

@@ -19,7 +19,10 @@
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 
-enum { SOCKET_MAGIC = 0x6d677472 }; /* "mgtr" */
+enum {
+    SOCKET_MAGIC = 0x6d677472, /* "mgtr" */
+    IOVECS = 64,
+};
 
 struct mg_socket_transport {
     struct mg_transport base;
@@ -292,6 +295,28 @@ struct mg_transport *mg_transport_connect(const struct mg_address *to, const str
         ev_feed_event(loop, &s->io, EV_WRITE);
     }
     return &s->base;
+}
+
+enum mg_io mg_transport_send(struct mg_transport *t, struct mg_chain *out)
+{
+    struct iovec v[IOVECS];
+
+    while (out->bytes) {
+        size_t n = 0, offered = 0;
+        int count = mg_chain_iovec(out, v, IOVECS);
+        for (int i = 0; i < count; i++)
+            offered += v[i].iov_len;
+        enum mg_io io = t->ops->write(t, v, count, &n);
+        if (io == MG_IO_ERROR || io == MG_IO_CLOSED)
+            return MG_IO_ERROR;
+        if (io == MG_IO_DONE)
+            mg_chain_drop(out, n);
+        if (n < offered) {
+            t->ops->want_write(t);
+            return MG_IO_AGAIN;
+        }
+    }
+    return MG_IO_DONE;
 }
 
 unsigned mg_transport_live(void)

@@ -60,7 +60,7 @@ static void leave_queue(struct mg_exchange *x)
 
 static void on_patience(struct mg_timeout *t)
 {
-    struct mg_exchange *x = (struct mg_exchange *)((char *)t - offsetof(struct mg_exchange, patience));
+    struct mg_exchange *x = MG_HOLDER(t, struct mg_exchange, patience);
 
     mg_timeout_set(&x->patience, mg_clock_queue(QUEUE_LOOK));
     mg_engine_run(x);
@@ -292,8 +292,8 @@ static void on_dialled(struct mg_dial *d, struct mg_stream *s, enum mg_failure f
 
 static void on_total(struct mg_timeout *t)
 {
-    struct mg_attempt *a = (struct mg_attempt *)((char *)t - offsetof(struct mg_attempt, total));
-    struct mg_exchange *x = (struct mg_exchange *)((char *)a - offsetof(struct mg_exchange, attempt));
+    struct mg_attempt *a = MG_HOLDER(t, struct mg_attempt, total);
+    struct mg_exchange *x = MG_HOLDER(a, struct mg_exchange, attempt);
     bool answered = a->answered;
 
     if (a->dial.work)

@@ -397,7 +397,7 @@ static void look_again(struct mg_dial_work *w);
 
 static void on_timeout(struct mg_timeout *t)
 {
-    struct mg_dial_work *w = (struct mg_dial_work *)((char *)t - offsetof(struct mg_dial_work, timeout));
+    struct mg_dial_work *w = MG_HOLDER(t, struct mg_dial_work, timeout);
 
     if (w->called)
         look_again(w);

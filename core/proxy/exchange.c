@@ -540,7 +540,7 @@ enum mg_status mg_exchange_answer(struct mg_exchange *x, unsigned status)
 
 static void cancel_forward(struct mg_wait *w)
 {
-    struct mg_exchange *x = (struct mg_exchange *)((char *)w - offsetof(struct mg_exchange, forward));
+    struct mg_exchange *x = MG_HOLDER(w, struct mg_exchange, forward);
 
     x->forwarding = false;
 }

@@ -311,7 +311,7 @@ void mg_flow_reset(struct mg_flow *f)
 
 static struct mg_flow *flow_of_reader(struct mg_wait *w)
 {
-    return (struct mg_flow *)((char *)w - offsetof(struct mg_flow, reader));
+    return MG_HOLDER(w, struct mg_flow, reader);
 }
 
 static void cancel_reader(struct mg_wait *w)

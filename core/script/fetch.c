@@ -240,7 +240,7 @@ static void fail(struct mg_fetch *f, enum mg_status code, const char *problem)
 
 static void on_timeout(struct mg_timeout *t)
 {
-    struct mg_fetch *f = (struct mg_fetch *)((char *)t - offsetof(struct mg_fetch, timeout));
+    struct mg_fetch *f = MG_HOLDER(t, struct mg_fetch, timeout);
 
     fail(f, MG_TIMEOUT, "no answer in time");
 }
@@ -448,7 +448,7 @@ static void set_times(struct mg_fetch *f, struct mg_clock_queue *queue)
 
 static void cancel(struct mg_wait *w)
 {
-    struct mg_fetch *f = (struct mg_fetch *)((char *)w - offsetof(struct mg_fetch, wait));
+    struct mg_fetch *f = MG_HOLDER(w, struct mg_fetch, wait);
 
     if (!f->answered)
         stop(f);

@@ -240,7 +240,7 @@ static struct mg_clock_queue *queue_of(struct mg_socket *s, double seconds)
 
 static void on_timeout(struct mg_timeout *timeout)
 {
-    struct mg_socket *s = (struct mg_socket *)((char *)timeout - offsetof(struct mg_socket, timeout));
+    struct mg_socket *s = MG_HOLDER(timeout, struct mg_socket, timeout);
 
     if (!s->connected) {
         if (s->lookup)
@@ -254,7 +254,7 @@ static void on_timeout(struct mg_timeout *timeout)
 
 static void cancel_reader(struct mg_wait *w)
 {
-    struct mg_socket *s = (struct mg_socket *)((char *)w - offsetof(struct mg_socket, reader));
+    struct mg_socket *s = MG_HOLDER(w, struct mg_socket, reader);
 
     mg_timeout_clear(&s->timeout);
     if (s->connected || s->closed)
@@ -493,18 +493,10 @@ bool mg_socket_is_open(mg_socket *s)
 
 static void write_out(struct mg_socket *s)
 {
-    struct iovec v[IOVECS];
-
-    while (s->out.bytes && !s->blocked) {
-        size_t n = 0;
-        int count = mg_chain_iovec(&s->out, v, IOVECS);
-        enum mg_io io = s->transport->ops->write(s->transport, v, count, &n);
-        if (io == MG_IO_DONE) {
-            mg_chain_drop(&s->out, n);
-        } else if (io == MG_IO_AGAIN) {
-            s->blocked = true;
-            s->transport->ops->want_write(s->transport);
-        } else {
+    if (!s->blocked) {
+        enum mg_io io = mg_transport_send(s->transport, &s->out);
+        s->blocked = io == MG_IO_AGAIN;
+        if (io == MG_IO_ERROR) {
             /* What the peer said before it went can still be read. */
             s->broken = true;
             mg_chain_clear(&s->out);

@@ -96,7 +96,7 @@ static enum outcome refuse(const struct greeting *g, const char *why)
 
 static void on_late(struct mg_timeout *t)
 {
-    struct greeting *g = (struct greeting *)((char *)t - offsetof(struct greeting, timer));
+    struct greeting *g = MG_HOLDER(t, struct greeting, timer);
 
     refuse(g, "nothing that could be read came within head_timeout");
     turn_away(g, true);
@@ -166,7 +166,7 @@ static const struct mg_transport_events events = { .on_readable = on_readable };
 /* A client that has ended its sending may still want its answer; it counts as gone when a second look finds it so. */
 static void on_look(struct mg_timeout *t)
 {
-    struct greeting *g = (struct greeting *)((char *)t - offsetof(struct greeting, timer));
+    struct greeting *g = MG_HOLDER(t, struct greeting, timer);
 
     mg_timeout_set(t, g->listen->times.half_close);
     if (!g->transport->ops->ended(g->transport))

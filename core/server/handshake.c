@@ -43,7 +43,7 @@ static void end(struct handshake *h, struct mg_transport *t)
 
 static void on_timeout(struct mg_timeout *t)
 {
-    struct handshake *h = (struct handshake *)((char *)t - offsetof(struct handshake, timeout));
+    struct handshake *h = MG_HOLDER(t, struct handshake, timeout);
 
     mg_turned_away(&h->info, "the TLS handshake did not end within handshake_timeout");
     end(h, NULL);

@@ -197,14 +197,13 @@ static void start(void)
     arena_of_answers = mg_arena_new();
     assert(arena_of_answers);
     arenas = mg_arena_live();
-    limits = (struct mg_limits){ .max_head_size = 4096,
-                                 .max_fields = 16,
-                                 .max_target_size = 256,
-                                 .max_trailer_size = 1024,
-                                 .max_concurrent_streams = 8,
-                                 .stream_window = 65535,
-                                 .max_resets = 20,
-                                 .max_control_frames = 50 };
+    /* Bounds that a short input reaches. */
+    mg_limits_default(&limits);
+    limits.max_head_size = 4096;
+    limits.max_fields = 16;
+    limits.max_concurrent_streams = 8;
+    limits.max_resets = 20;
+    limits.max_control_frames = 50;
     settings = (struct mg_h1_settings){ .limits = &limits, .times = mg_times_of(&limits) };
 }
 
