@@ -5,6 +5,7 @@
 -- and gate.set count for all of them, also those above.
 local ffi = require "ffi"
 local C = require "moongate.seam"
+local core = require "moongate.core"
 local declared = require "moongate.declared"
 local policy = require "moongate.policy"
 local problem = require "moongate.problem"
@@ -175,16 +176,6 @@ local function need_table(value, fail, expect)
   if type(value) ~= "table" then fail(("must be %s, got %s"):format(expect, problem.show(value))) end
 end
 
-local function put(slice, value)
-  slice.ptr, slice.len = value, #value
-end
-
-local slice = ffi.new "mg_slice"
-local function core_says()
-  C.mg_problem(slice)
-  return slice.ptr ~= nil and ffi.string(slice.ptr, slice.len) or "the core refused it"
-end
-
 -- ---- gate.set ----
 
 --- Settings of the process, and limits for every listener. A later call adds to an earlier one.
@@ -268,8 +259,8 @@ end
 local function upstream_spec(record, read, fail)
   local spec = ffi.new "mg_upstream_spec"
   C.mg_upstream_default(spec)
-  put(spec.name, record.name)
-  put(spec.where, record.place or "")
+  core.put(spec.name, record.name)
+  core.put(spec.where, record.place or "")
   for key in pairs(upstream_numbers) do
     if read[key] then spec[key] = read[key] end
   end
@@ -301,7 +292,7 @@ function declare.upstream(name, options)
   record.retry = type(read.retry) == "function" and read.retry or nil
 
   record.pointer = C.mg_declare_upstream(state.generation, upstream_spec(record, read, fail))
-  if record.pointer == nil then fail(core_says()) end
+  if record.pointer == nil then fail(core.refusal()) end
   local metas = {}
   local nameless = read.tls == true or read.tls and not read.tls.sni and read.tls.verify ~= false
   for i, p in ipairs(record.peers) do
@@ -309,7 +300,7 @@ function declare.upstream(name, options)
       fail(("peer %d: a unix socket has no name that its certificate could be of; give tls = { sni = ... }"):format(i))
     end
     if C.mg_declare_peer(record.pointer, p.address, #p.address, p.weight, p.zone, #p.zone) == nil then
-      fail(("peer %d: %s"):format(i, (core_says():gsub('^peer (".-"):', "%1"))))
+      fail(("peer %d: %s"):format(i, (core.refusal():gsub('^peer (".-"):', "%1"))))
     end
     metas[i] = p.meta
   end

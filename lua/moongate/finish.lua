@@ -5,6 +5,7 @@
 -- carries the line of its declaration.
 local ffi = require "ffi"
 local C = require "moongate.seam"
+local core = require "moongate.core"
 local declared = require "moongate.declared"
 local policy = require "moongate.policy"
 local problem = require "moongate.problem"
@@ -23,16 +24,6 @@ local number_keys = {
 }
 local text_keys = { "access_log", "error_log", "log_format", "log_level" }
 local word_keys = { "log_fields", "resolver" }
-
-local slice = ffi.new "mg_slice"
-local function core_says()
-  C.mg_problem(slice)
-  return slice.ptr ~= nil and ffi.string(slice.ptr, slice.len) or "the core refused it"
-end
-
-local function put(to, value)
-  to.ptr, to.len = value, #value
-end
 
 local function apply_settings(set)
   local settings = C.mg_generation_settings(state.generation)
@@ -65,14 +56,14 @@ end
 local function declare_listens(base)
   for _, l in ipairs(declared.listens) do
     local spec, trusted = ffi.new "mg_listen_spec", table.concat(l.trusted or {}, ",")
-    put(spec.address, l.address)
-    put(spec.trusted, trusted)
-    put(spec.where, l.place or "")
+    core.put(spec.address, l.address)
+    core.put(spec.trusted, trusted)
+    core.put(spec.where, l.place or "")
     spec.backlog, spec.http2, spec.tls, spec.proxy_protocol = l.backlog, l.http2, l.tls, l.proxy_protocol
     ffi.copy(spec.limits, base, ffi.sizeof "mg_limits")
     apply_limits(spec.limits, l.limits)
     if C.mg_declare_listen(state.generation, spec) < 0 then
-      problem.raise(l.place, "gate.listen: " .. core_says())
+      problem.raise(l.place, "gate.listen: " .. core.refusal())
     end
   end
 end
@@ -144,10 +135,10 @@ end
 
 local function route_spec(r, upstream, wants, base)
   local spec = ffi.new "mg_route_spec"
-  put(spec.pattern, r.pattern)
-  put(spec.methods, r.methods_text)
-  put(spec.name, r.name or "")
-  put(spec.where, r.place or "")
+  core.put(spec.pattern, r.pattern)
+  core.put(spec.methods, r.methods_text)
+  core.put(spec.name, r.name or "")
+  core.put(spec.where, r.place or "")
   spec.upstream = upstream and upstream.pointer or nil
   spec.wants = wants
   spec.attempts = r.attempts
@@ -157,7 +148,7 @@ local function route_spec(r, upstream, wants, base)
 end
 
 local function refuse_route(r)
-  local message = "gate.route: " .. core_says()
+  local message = "gate.route: " .. core.refusal()
   for _, other in ipairs(declared.routes) do
     if other == r then break end
     if other.pattern == r.pattern then
@@ -234,5 +225,5 @@ return function(script)
   declare_listens(base)
   declare_routes(base)
   declare_uses(base)
-  if C.mg_declare_done(state.generation) < 0 then problem.raise(script, core_says()) end
+  if C.mg_declare_done(state.generation) < 0 then problem.raise(script, core.refusal()) end
 end

@@ -3,6 +3,7 @@
 -- Files are named by their path, or given as PEM text.
 local ffi = require "ffi"
 local C = require "moongate.seam"
+local core = require "moongate.core"
 local problem = require "moongate.problem"
 local schema = require "moongate.schema"
 local state = require "moongate.state"
@@ -45,39 +46,29 @@ local origin_keys = {
 for key, kind in pairs(common) do client_keys[key], origin_keys[key] = kind, kind end
 for key, kind in pairs(certificate_keys) do client_keys[key] = kind end
 
-local function put(slice, value)
-  slice.ptr, slice.len = value, #value
-end
-
-local slice = ffi.new "mg_slice"
-local function core_says()
-  C.mg_problem(slice)
-  return text(slice.ptr, slice.len)
-end
-
 -- The settings; `kept` holds the strings that the spec points into.
 local function open(read, spec, fail)
   local kept = { table.concat(read.ciphers or {}, ":"), table.concat(read.groups or {}, ":") }
-  put(spec.ciphers, kept[1])
-  put(spec.groups, kept[2])
+  core.put(spec.ciphers, kept[1])
+  core.put(spec.groups, kept[2])
   spec.least, spec.most = numbers[read.min_version] or 0, numbers[read.max_version] or 0
   if spec.least > spec.most and spec.most ~= 0 then fail("tls: min_version is above max_version") end
   local settings = C.mg_declare_tls(state.generation, spec)
-  if settings == nil then fail(core_says()) end
+  if settings == nil then fail(core.refusal()) end
   return settings
 end
 
 local function add(settings, read, fail)
   local spec, names = ffi.new "mg_certificate_spec", table.concat(read.names or {}, ",")
-  put(spec.certificate, read.cert)
-  put(spec.key, read.key or "")
-  put(spec.ocsp, read.ocsp or "")
-  put(spec.names, names)
-  if C.mg_declare_certificate(settings, spec) < 0 then fail(core_says()) end
+  core.put(spec.certificate, read.cert)
+  core.put(spec.key, read.key or "")
+  core.put(spec.ocsp, read.ocsp or "")
+  core.put(spec.names, names)
+  if C.mg_declare_certificate(settings, spec) < 0 then fail(core.refusal()) end
 end
 
 local function done(settings, fail)
-  if C.mg_declare_tls_done(settings) < 0 then fail(core_says()) end
+  if C.mg_declare_tls_done(settings) < 0 then fail(core.refusal()) end
   return settings
 end
 
@@ -108,7 +99,7 @@ function tls.for_clients(options, http2, fail)
   local spec = ffi.new "mg_tls_spec"
   spec.serves, spec.strict = true, read.strict_sni or false
   spec.protocols = C.MG_TLS_HTTP1 + (http2 and C.MG_TLS_HTTP2 or 0)
-  put(spec.ca, read.client_ca or "")
+  core.put(spec.ca, read.client_ca or "")
   spec.depth = read.client_depth or 0
   spec.verify = read.client_cert == "require" and C.MG_TLS_VERIFY_REQUIRE
     or read.client_cert and C.MG_TLS_VERIFY_REQUEST or C.MG_TLS_VERIFY_NONE
@@ -144,8 +135,8 @@ function tls.for_origins(options, protocol, fail)
 
   local spec = ffi.new "mg_tls_spec"
   spec.protocols = protocol == "h2" and C.MG_TLS_HTTP2 or protocol and C.MG_TLS_HTTP1 or 0
-  put(spec.ca, read.ca or "")
-  put(spec.sni, read.sni or "")
+  core.put(spec.ca, read.ca or "")
+  core.put(spec.sni, read.sni or "")
   spec.depth = read.depth or 0
   spec.verify = read.verify and C.MG_TLS_VERIFY_REQUIRE or C.MG_TLS_VERIFY_NONE
   local settings = open(read, spec, fail)
