@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import certificates
+import h2origin
 import moongate as moongate_module
 import origin as origin_module
 
@@ -37,6 +38,20 @@ def origin(tmp_path):
     yield made
     made.close()
     made.check()
+
+
+@pytest.fixture
+def h2_origin():
+    """h2_origin(play, ...): an origin that speaks HTTP/2."""
+    made = []
+
+    def start(*args, **options):
+        made.append(h2origin.H2Origin(*args, **options))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import ssl
 import pytest
 
 from client import Client, Cut
-from h2origin import H2Origin
 from h2wire import Http2, get
 from phases import PHASES, peers_of, script
 
@@ -17,25 +16,17 @@ to = pytest.mark.parametrize("served", ["h1", "h2", "h1 over TLS", "h2 over TLS"
 
 
 @pytest.fixture
-def h2_origins():
-    made = []
-
-    def start(body, tls):
-        made.append(H2Origin(lambda connection, request: connection.answer(request, 200, body), tls=tls))
-        return made[-1]
-    yield start
-    for each_one in made:
-        each_one.close()
-
-
-@pytest.fixture
-def stage(moongate, origin, h2_origins, authority, site):
+def stage(moongate, origin, h2_origin, authority, site):
     """stage(phase, deed, carrier, served): a gateway, and a function that asks it as that carrier does."""
     def start(phase, deed, carrier, served):
         secure = served in SECURE
         tls = authority.server_context(site, alpn=[served[:2].replace("h1", "http/1.1")]) if secure else None
-        make = h2_origins if served.startswith("h2") else lambda body, tls: origin.answers(200, body, tls=tls)
-        peers = peers_of(phase, make(b"origin", tls), make(b"second", tls), origin.refuses())
+
+        def make(body):
+            if served.startswith("h2"):
+                return h2_origin(lambda connection, asked: connection.answer(asked, 200, body), tls=tls)
+            return origin.answers(200, body, tls=tls)
+        peers = peers_of(phase, make(b"origin"), make(b"second"), origin.refuses())
         upstream = (f'tls = {{ ca = "{authority.cert}" }}, ' if secure else "") + \
             ('protocol = "h2", ' if served.startswith("h2") else "")
         gate = moongate(script(phase, deed, peers, upstream=upstream),

@@ -4,22 +4,9 @@ import threading
 import pytest
 
 from client import chunked, request
-from h2origin import H2Origin
 from h2wire import Http2
 
 REFUSED_STREAM, INTERNAL_ERROR = 7, 2
-
-
-@pytest.fixture
-def h2_origin():
-    made = []
-
-    def start(*args, **options):
-        made.append(H2Origin(*args, **options))
-        return made[-1]
-    yield start
-    for each in made:
-        each.close()
 
 
 @pytest.fixture
@@ -60,13 +47,18 @@ def test_trailers_pass_in_both_directions(gateway, h2_origin):
     assert (server.requests[0].body, list(server.requests[0].trailers)) == (b"body", [("x-check", "1")])
 
 
-def test_many_exchanges_share_a_connection(gateway, h2_origin):
+def held(h2_origin, **options):
+    """An origin whose answers wait for an event."""
     release = threading.Event()
 
     def play(connection, asked):
         release.wait(10)
         connection.answer(asked, 200, b"ok")
-    server = h2_origin(play)
+    return h2_origin(play, **options), release
+
+
+def test_many_exchanges_share_a_connection(gateway, h2_origin):
+    server, release = held(h2_origin)
     gate = gateway(server)
     client = Http2(gate.address)
     gate.clients.append(client)
@@ -80,12 +72,7 @@ def test_many_exchanges_share_a_connection(gateway, h2_origin):
 
 
 def test_more_than_a_connection_carries_opens_another_up_to_the_cap(gateway, h2_origin):
-    release = threading.Event()
-
-    def play(connection, asked):
-        release.wait(10)
-        connection.answer(asked, 200, b"ok")
-    server = h2_origin(play, streams=4)
+    server, release = held(h2_origin, streams=4)
     gate = gateway(server, "http2_connections = 2, max_concurrent_streams = 4")
     client = Http2(gate.address)
     gate.clients.append(client)

@@ -8,7 +8,6 @@ import threading
 import pytest
 
 from certificates import Authority
-from h2origin import H2Origin
 from moongate import ROOT, free_port, run
 
 
@@ -18,18 +17,6 @@ def upstream(server, tls, more=""):
 
 def trusting(authority, more=""):
     return f'{{ ca = "{authority.cert}", {more} }}'
-
-
-@pytest.fixture
-def h2_origin():
-    made = []
-
-    def start(*args, **options):
-        made.append(H2Origin(*args, **options))
-        return made[-1]
-    yield start
-    for each in made:
-        each.close()
 
 
 def test_requests_go_to_an_origin_over_tls(moongate, origin, authority, site):
