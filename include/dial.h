@@ -14,7 +14,9 @@ struct mg_dial {
     void (*done)(struct mg_dial *d, struct mg_stream *s, enum mg_failure failure, const char *text);
     const struct mg_stream_events *events; /* for the stream */
     void *owner;
-    struct mg_dial_work *work; /* NULL when nothing is under way */
+    const struct mg_peer_info *client; /* for whom, where the origin is told so; NULL: for ourselves */
+    bool bytes;                        /* a connection of its own that carries bytes alone (tcp.h) */
+    struct mg_dial_work *work;         /* NULL when nothing is under way */
 };
 
 enum mg_dial_how {

@@ -49,6 +49,7 @@ struct mg_exchange {
     bool touched;                  /* on the list of mg_exchange_touch */
     bool continued;                /* 100 Continue went to the client, or was not asked for */
     bool retry_known, retry_again; /* what a retry hook said */
+    bool bytes;                    /* of a TCP route: no messages, bytes alone */
     bool queued;                   /* waits for a peer below max_connections */
     bool logged;
     uint32_t at_work;      /* 1 << mg_phase of hooks that wait */
@@ -81,6 +82,9 @@ struct mg_exchange {
 
 /* A request has come in on s: an exchange in the generation in force. `limits` are its listener's. */
 void mg_exchange_open(struct mg_stream *s, const struct mg_message *request, bool last, const struct mg_limits *limits);
+
+/* A connection of a TCP route: an exchange that begins at BALANCE. s has no owner yet. */
+void mg_exchange_open_tcp(struct mg_stream *s, const struct mg_tcp_destination *to, const struct mg_limits *limits);
 
 /* Once a process, before the first exchange. */
 void mg_exchange_start(void);

@@ -28,6 +28,8 @@ struct mg_listen {
     int backlog;
     bool http2;
     bool proxy_protocol; /* each connection begins with a PROXY header */
+    bool sni;            /* the ClientHello is read, though nobody here answers it */
+    int tcp;             /* the number of the TCP route that it leads to; below 0: it speaks HTTP */
     struct mg_tls *tls;  /* the generation's; NULL: clear text */
     mg_limits limits;
     struct mg_times times;
@@ -37,12 +39,20 @@ struct mg_listen {
 
 struct mg_route {
     mg_slice name, pattern, where;
-    struct mg_upstream *upstream; /* NULL: a handler answers */
+    struct mg_upstream *upstream; /* NULL: a handler answers; a TCP route: Lua chooses */
     uint32_t wants;
     unsigned attempts; /* 0: as the upstream says */
     bool own_limits;
     mg_limits limits;
     struct mg_times times;
+};
+
+/* Where a connection of a TCP route goes. */
+struct mg_tcp_destination {
+    struct mg_generation *generation;
+    const struct mg_route *route;
+    struct mg_upstream *upstream;
+    mg_slice name; /* that its ClientHello asks for; empty: none was read */
 };
 
 struct mg_exchange;
@@ -112,6 +122,8 @@ void mg_generation_free(struct mg_generation *g);
 /* What a sentence about a failed declaration says; shared by the seam's mg_declare_* and mg_problem. */
 const char *mg_generation_problem(void);
 
+/* The TCP route of the listener at this address; NULL if there is none. */
+const struct mg_route *mg_generation_tcp_route(const struct mg_generation *g, const struct mg_address *a);
 /* Is this address one of a proxy of ours? */
 bool mg_listen_trusts(const struct mg_listen *l, const struct mg_address *a);
 

@@ -1,7 +1,8 @@
 /* greeting.h - a client's connection between accept and its codec: who it is from, and whether it may come in.
  *
  * In this order: the PROXY header, the connect phase, the ClientHello, the
- * client_hello phase. A listener that wants none of them is served at once. */
+ * client_hello phase, and the choice of a TCP route's upstream. A listener that
+ * wants none of them is served at once. */
 #pragma once
 
 #include "generation.h"
@@ -9,8 +10,9 @@
 #include "transport.h"
 
 /* Once, from the loop or from mg_greeting_begin(): t, from which nothing seems to have been read, or NULL when the
- * connection was turned away and is closed. */
-typedef void mg_greeted(void *owner, struct mg_transport *t, const struct mg_peer_info *info);
+ * connection was turned away and is closed. `to` is filled in for a TCP route, and valid until this returns. */
+typedef void mg_greeted(void *owner, struct mg_transport *t, const struct mg_peer_info *info,
+                        const struct mg_tcp_destination *to);
 
 /* Is there anything to do before the codec? */
 bool mg_greeting_is_due(const struct mg_listen *listen);

@@ -16,6 +16,7 @@ struct mg_origin {
     struct mg_clock_queue *connect;  /* the connect timeout */
     struct mg_clock_queue *response; /* until the response's head */
     unsigned keepalive;              /* idle connections kept a worker */
+    uint8_t proxy_protocol;          /* the version of the header that each connection begins with; 0: none */
     bool h2;                         /* it speaks HTTP/2: connections are shared */
     struct mg_tls *tls;              /* NULL: clear text; whoever filled it in holds it */
     unsigned connections;            /* of HTTP/2 a worker */

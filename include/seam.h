@@ -379,13 +379,16 @@ int mg_dict_flush(mg_dict *d);
 
 /* ---- Connections, before their first request. ---- */
 
-enum mg_connection_phase { MG_CONNECTION_ACCEPTED, MG_CONNECTION_HELLO };
+/* CHOOSE: of a TCP route whose upstream a function of the script names. */
+enum mg_connection_phase { MG_CONNECTION_ACCEPTED, MG_CONNECTION_HELLO, MG_CONNECTION_CHOOSE };
 typedef struct mg_connection_view {
     mg_task *task;
     mg_slice ip, local_ip;
-    mg_slice sni, alpn; /* from HELLO on; alpn: names, each behind a byte with its length */
+    mg_slice sni, alpn; /* of a ClientHello, if one was read; alpn: names, each behind a byte with its length */
     uint16_t port, local_port;
-    double accepted; /* Unix time */
+    double accepted;       /* Unix time */
+    mg_upstream *upstream; /* CHOOSE: to be written; NULL refuses */
+    int32_t route;         /* CHOOSE: the TCP route's number */
     uint32_t slot;
     uint8_t phase;   /* mg_connection_phase: whose hooks are to run */
     uint8_t refused; /* write 1 to have it closed */
@@ -471,11 +474,16 @@ typedef struct mg_listen_spec {
     mg_slice trusted; /* networks with commas */
     mg_slice where;   /* "gateway.lua:3", for messages */
     int32_t backlog;
-    bool proxy_protocol; /* each connection begins with a PROXY header */
-    bool http2;          /* a client may begin with HTTP/2 at once in clear text, or ask for it by ALPN */
+    bool tcp;              /* bytes are passed on: a TCP route, whose number mg_declare_listen returns */
+    bool sni;              /* of a TCP route: the ClientHello is read first */
+    mg_slice name;         /* of a TCP route, for logs; empty: the address */
+    mg_upstream *upstream; /* of a TCP route; NULL: CHOOSE is entered for each connection */
+    uint32_t wants;        /* of a TCP route: 1 << mg_phase */
+    bool proxy_protocol;   /* each connection begins with a PROXY header */
+    bool http2;            /* a client may begin with HTTP/2 at once in clear text, or ask for it by ALPN */
     mg_limits limits;
 } mg_listen_spec;
-/* 0, or below 0 with mg_problem. Nothing is bound. */
+/* 0 or above, or below 0 with mg_problem. Nothing is bound. */
 int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec);
 
 typedef struct mg_upstream_spec {
@@ -485,6 +493,7 @@ typedef struct mg_upstream_spec {
     uint32_t keepalive, max_connections, queue, max_head_size;
     uint32_t http2_connections, max_concurrent_streams; /* with http2 */
     bool http2;                                         /* the peers speak HTTP/2 */
+    uint8_t proxy_protocol;                             /* version of the header that peers get; 0: none */
     mg_tls *tls;                                        /* NULL: clear text */
     uint32_t attempts;
     uint32_t retry_on; /* 1 << mg_failure */

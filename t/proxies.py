@@ -78,3 +78,11 @@ http {{
     server {{ listen 127.0.0.1:$PORT {listen}; location / {{ {location} }} }}
 }}
 """)
+
+
+def is_whole(data):
+    """How long the header is that the data begins with; 0 if more must come."""
+    if data[:1] == b"P":
+        return data.find(b"\r\n") + 2 if b"\r\n" in data else 0
+    size = 16 + struct.unpack(">H", data[14:16])[0] if len(data) >= 16 else 0
+    return size if len(data) >= size else 0

@@ -231,3 +231,131 @@ def test_haproxy_in_front_says_who_asks(behind, tmp_path, how):
         front.close()
 
     assert answer.endswith(f"{ip} {port} {front.port}".encode())
+
+
+# ---- To origins. ----
+
+@pytest.fixture
+def told(moongate, origin):
+    """told(version, play, ...): a gateway whose origin gets a header first; `told.headers` has what came."""
+    def start(version, play, upstream="", listen="", script="gate.route { '/*', upstream = app }", **options):
+        def begin(connection):
+            header = b""                # byte by byte: what follows may be for somebody else
+            while not proxies.is_whole(header):
+                header += connection.sock.recv(1)
+            start.headers.append(header)
+            play(connection)
+        start.headers = []
+        app = origin.plays(begin)
+        return moongate(f'local app = gate.upstream("app", {{ peers = {{ "{app}" }}, proxy_protocol = "{version}", {upstream} }})'
+                        + "\n" + script, listen=listen, **options)
+    return start
+
+
+def web(connection):
+    while request := connection.request():
+        connection.answer(200, request.target)
+
+
+def header_of(version, sock):
+    make = version1 if version == "v1" else version2
+    (ip, port), (to, at) = sock.getsockname(), sock.getpeername()
+    return make(ip, to, port, at)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_an_origin_is_told_whom_a_request_is_from(told, version):
+    gate = told(version, web)
+    client = gate.raw()
+
+    assert client.get("/a").body == b"/a"
+
+    assert told.headers == [header_of(version, client.sock)]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_connection_with_a_header_is_never_used_for_another_client(told, version):
+    gate = told(version, web)
+    clients = [gate.raw() for _ in range(3)]
+
+    for client in clients * 2:
+        assert client.get("/a").body == b"/a"
+
+    assert sorted(told.headers) == sorted(header_of(version, client.sock) for client in clients * 2)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_tcp_route_tells_its_origin_too(told, version):
+    gate = told(version, lambda connection: connection.send(connection.until_close()), listen='tcp = "app"', script="")
+    client = gate.raw().send("bytes")
+    header = header_of(version, client.sock)
+
+    client.shutdown()
+
+    assert client.ended() == b"bytes"
+    assert told.headers == [header]
+
+
+@pytest.mark.parametrize("version, header", [("v1", version1("2001:db8::7", "::ffff:192.0.2.1")),
+                                             ("v2", version2("2001:db8::7", "::ffff:192.0.2.1"))])
+def test_the_client_that_a_header_named_is_named_to_the_origin(told, version, header):
+    gate = told(version, web, listen="proxy_protocol = true")
+    client = gate.raw()
+
+    client.send(version1("2001:db8::7", "::ffff:192.0.2.1") + request())
+
+    assert client.response().status == 200
+    assert told.headers == [header]
+
+
+@pytest.mark.parametrize("version, header", [("v1", b"PROXY UNKNOWN\r\n"), ("v2", SIGNATURE + b"\x21\0\0\0")])
+def test_the_client_of_a_unix_socket_is_named_as_unknown(told, tmp_path, version, header):
+    gate = told(version, web, path=tmp_path / "gate.sock")
+
+    assert gate.get("/a").body == b"/a"
+
+    assert told.headers == [header]
+
+
+def test_the_header_comes_before_tls(told, authority, site):
+    def play(connection):
+        with authority.server_context(site).wrap_socket(connection.sock, server_side=True) as secured:
+            assert secured.recv(4096).startswith(b"GET /a ")
+            secured.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    gate = told("v1", play, upstream=f'tls = {{ ca = "{authority.cert}" }}')
+
+    answer = gate.get("/a")
+
+    assert answer.body == b"ok" and told.headers[0].startswith(b"PROXY TCP4 127.0.0.1 127.0.0.1 ")
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+def test_haproxy_behind_believes_the_header(moongate, tmp_path, origin, version, kind):
+    app = origin.answers(lambda seen: (200, seen["x-forwarded-for"], ()))
+    behind = proxies.haproxy(tmp_path, "accept-proxy", f"option forwardfor\n    server app {app}")
+    try:
+        gate = moongate(f"""local app = gate.upstream("app", {{ peers = {{ "{behind}" }}, proxy_protocol = "{version}" }})
+            {'gate.route { "/*", upstream = app, policies = { { attempt = function(req) req.headers["x-forwarded-for"] = nil end } } }'
+             if kind == "http" else ""}""", listen='proxy_protocol = true, ' + ('tcp = "app"' if kind == "tcp" else ""))
+        client = gate.raw().send(version1("192.0.2.9") + request())
+
+        assert client.response().body == b"192.0.2.9"
+        client.close()
+    finally:
+        behind.close()
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_nginx_behind_believes_the_header(moongate, tmp_path, version):
+    behind = proxies.nginx(tmp_path, "proxy_protocol", 'return 200 "$proxy_protocol_addr $proxy_protocol_port";')
+    try:
+        gate = moongate(f"""gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{behind}" }},
+            proxy_protocol = "{version}" }}) }}""")
+        client = gate.raw()
+        answers = [client.get("/").body for _ in range(3)]
+        port = client.sock.getsockname()[1]
+    finally:
+        behind.close()
+
+    assert answers == [f"127.0.0.1 {port}".encode()] * 3

@@ -240,7 +240,8 @@ static void put_error(struct line *l, const struct mg_exchange *x)
 
 static void put_version(struct line *l, const struct mg_exchange *x)
 {
-    put_known(l, x->view.version == 10   ? MG_LIT("HTTP/1.0")
+    put_known(l, x->bytes                ? MG_LIT("TCP")
+                 : x->view.version == 10 ? MG_LIT("HTTP/1.0")
                  : x->view.version == 20 ? MG_LIT("HTTP/2")
                                          : MG_LIT("HTTP/1.1"));
 }
@@ -336,7 +337,7 @@ static void put_common(struct line *l, const struct mg_exchange *x)
     put_escaped(l, x->view.method);
     put(l, MG_LIT(" "));
     put_escaped(l, x->request.target);
-    put(l, x->view.version == 10 ? MG_LIT(" HTTP/1.0\" ") : MG_LIT(" HTTP/1.1\" "));
+    put(l, x->bytes ? MG_LIT(" TCP\" ") : x->view.version == 10 ? MG_LIT(" HTTP/1.0\" ") : MG_LIT(" HTTP/1.1\" "));
     put_number(l, x->view.status);
     put(l, MG_LIT(" "));
     put_number(l, (uint64_t)x->view.bytes_out);

@@ -264,8 +264,11 @@ static void on_end(struct mg_stream *s, enum mg_why why)
         a->stale = why == MG_WHY_STALE || a->refused;
         fail_try(x, failure_of(why), text);
     } else {
-        mg_log(MG_LOG_WARN, "peer %.*s: the response broke off: %s", (int)a->peer->name.len, a->peer->name.ptr, text);
-        release_peer(x, true, -1);
+        /* A reset is one way to end a tunnel, and no fault of the peer's. */
+        if (!x->bytes)
+            mg_log(MG_LOG_WARN, "peer %.*s: the response broke off: %s", (int)a->peer->name.len, a->peer->name.ptr,
+                   text);
+        release_peer(x, !x->bytes, -1);
         mg_flow_cut(&x->out);
     }
     mg_engine_run(x);
@@ -335,13 +338,19 @@ static void begin_try(struct mg_exchange *x, struct mg_peer *p)
     a->text = NULL;
     a->sent = a->answered = a->stale = a->refused = false;
     a->began = mg_clock_now();
-    a->dial = (struct mg_dial){ .done = on_dialled, .events = &origin_events, .owner = x };
+    a->dial = (struct mg_dial){
+        .done = on_dialled,
+        .events = &origin_events,
+        .owner = x,
+        .client = x->client->info,
+        .bytes = x->bytes,
+    };
     x->view.tries++;
     if (x->tried.count < MG_TRIED_MAX)
         x->tried.peers[x->tried.count++] = p;
     mg_peer_begin(p);
     a->total.fire = on_total;
-    if (total > 0)
+    if (total > 0 && !x->bytes)
         mg_timeout_set(&a->total, mg_clock_queue(total));
 }
 
@@ -390,6 +399,10 @@ enum mg_next mg_attempt_connect(struct mg_exchange *x)
         return mg_go(x, MG_STEP_RETRY);
     if (a->dial.work)
         return MG_PARK;
+    if (x->bytes && a->peer->origin.h2) {
+        fail_try(x, MG_FAIL_CONNECT, "its upstream speaks HTTP/2, which a TCP route can't");
+        return MG_MORE;
+    }
     enum mg_dial_how how = a->fresh                                  ? MG_DIAL_FRESH
                            : mg_method_is_idempotent(x->view.method) ? MG_DIAL_ANY
                                                                      : MG_DIAL_CHECKED;

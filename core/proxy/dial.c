@@ -13,7 +13,9 @@
 
 #include "clock.h"
 #include "h2.h"
+#include "proxy_header.h"
 #include "resolve.h"
+#include "tcp.h"
 #include "text.h"
 #include "tls.h"
 
@@ -31,6 +33,7 @@ struct mg_pool {
     unsigned idle, refs, bucket;
     unsigned connections; /* of HTTP/2: open, and the one that connects */
     bool h2, connecting;
+    uint8_t proxy_protocol;
     struct mg_tls *tls; /* held; NULL: clear text */
     struct mg_tls_memory memory;
     struct mg_address address;
@@ -88,7 +91,7 @@ static mg_slice tls_name(const struct mg_origin *o)
 /* All that makes two connections differ must be the same. */
 static bool is_for(const struct mg_pool *p, const struct mg_address *a, const struct mg_origin *o)
 {
-    if (p->h2 != o->h2 || !mg_address_equal(&p->address, a))
+    if (p->h2 != o->h2 || p->proxy_protocol != o->proxy_protocol || !mg_address_equal(&p->address, a))
         return false;
     if (!p->tls || !o->tls)
         return p->tls == o->tls;
@@ -104,6 +107,7 @@ static struct mg_pool *pool_new(const struct mg_address *a, const struct mg_orig
         return NULL;
     p->address = *a;
     p->h2 = o->h2;
+    p->proxy_protocol = o->proxy_protocol;
     if (o->tls) {
         p->tls = mg_tls_hold(o->tls);
         memcpy(p + 1, name.ptr, name.len);
@@ -464,8 +468,9 @@ static void carry(struct connection *c)
     c->work = NULL;
     c->pool->connecting = false;
     serve_origin(c, w->origin);
-    struct mg_carrier *carrier = w->origin->h2 ? mg_h2_dialled(t, &c->settings, session, &carrier_events, c)
-                                               : mg_h1_dialled(t, &c->settings, &carrier_events, c);
+    struct mg_carrier *carrier = d->bytes        ? mg_tcp_dialled(t, &c->settings.times, &carrier_events, c)
+                                 : w->origin->h2 ? mg_h2_dialled(t, &c->settings, session, &carrier_events, c)
+                                                 : mg_h1_dialled(t, &c->settings, &carrier_events, c);
     if (!carrier) {
         connection_free(c);
         fail(w, MG_FAIL_CONNECT, text_of(ENOMEM));
@@ -495,6 +500,19 @@ static void drop_connection(struct connection *c)
     connection_free(c);
 }
 
+/* The peer is told whom the connection is for, before anything else. A new connection takes so few bytes at once. */
+static bool announce(struct connection *c)
+{
+    const struct mg_peer_info *client = c->work->dial->client;
+    char header[MG_PROXY_HEADER_ROOM];
+    size_t len = mg_proxy_header_write(c->pool->proxy_protocol, client ? &client->client : NULL,
+                                       client ? &client->local : NULL, header);
+    struct iovec v = { header, len };
+    size_t n = 0;
+
+    return c->transport->ops->write(c->transport, &v, 1, &n) == MG_IO_DONE && n == len;
+}
+
 static void on_shaken(struct mg_transport *t, int error)
 {
     struct connection *c = t->owner;
@@ -516,9 +534,9 @@ static void on_connected(struct mg_transport *t, int error)
     struct mg_dial_work *w = c->work;
     struct mg_pool *p = c->pool;
 
-    if (error) {
+    if (error || (p->proxy_protocol && !announce(c))) {
         drop_connection(c);
-        w->text = text_of(error);
+        w->text = text_of(error ? error : ECONNRESET);
         if (!connect_next(w))
             fail(w, MG_FAIL_CONNECT, w->text);
         return;
@@ -662,7 +680,7 @@ static struct mg_stream *dial_name(struct mg_dial *d, struct mg_origin *o, enum 
         fail_soon(w);
         return NULL;
     }
-    if (w->count) {
+    if (w->count && !d->bytes) {
         struct mg_pool *pool = pool_of(&w->addresses[0], o);
         if (pool) {
             s = borrow(pool, d, o, how);
@@ -689,7 +707,7 @@ struct mg_stream *mg_dial_begin(struct mg_dial *d, struct mg_origin *o, enum mg_
         return dial_name(d, o, how);
     if (!o->pool)
         o->pool = pool_of(&o->address, o);
-    if (o->pool) {
+    if (o->pool && !d->bytes) {
         struct mg_stream *s = borrow(o->pool, d, o, how);
         if (s)
             return s;

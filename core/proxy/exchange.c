@@ -58,6 +58,35 @@ void mg_exchange_open(struct mg_stream *s, const struct mg_message *request, boo
     mg_engine_run(x);
 }
 
+void mg_exchange_open_tcp(struct mg_stream *s, const struct mg_tcp_destination *to, const struct mg_limits *limits)
+{
+    struct mg_exchange *x = mg_engine_new(to->generation);
+
+    if (!x) {
+        s->ops->reset(s, MG_WHY_CANCELLED);
+        return;
+    }
+    s->owner = x;
+    s->events = &client_events;
+    x->client = s;
+    x->limits = limits;
+    x->route = to->route;
+    x->bytes = x->continued = true;
+    x->view.route = (int32_t)(to->route - to->generation->routes);
+    x->view.wants = to->route->wants;
+    x->view.upstream = to->upstream;
+    mg_message_init(&x->request, x->arena);
+    x->request.method = x->view.method = MG_LIT("CONNECT");
+    x->request.target = x->view.host = mg_arena_copy(x->arena, to->name);
+    x->view.request = &x->request;
+    x->view.scheme = MG_LIT("tcp");
+    x->view.raw_path = x->view.path = MG_LIT("");
+    x->in.from = s;
+    describe_client(x, s->info);
+    x->view.step = MG_STEP_BALANCE;
+    mg_engine_run(x);
+}
+
 /* ---- News from the client. ---- */
 
 /* The request's body can't become whole: what an origin got of it is cut, and the client is told if it still can be. */
@@ -126,6 +155,8 @@ static void on_client_end(struct mg_stream *s, enum mg_why why)
     x->in.from = NULL;
     x->out.to = NULL;
     if (why != MG_WHY_COMPLETE) {
+        if (x->bytes && s->problem)
+            x->view.failure_text = mg_slice_of(s->problem);
         x->view.gone = 1;
         mg_flow_cut(&x->in);
         mg_task_gone(&x->task);
@@ -338,7 +369,7 @@ static enum mg_next step_error(struct mg_exchange *x)
     if (x->failed || !x->answered) { /* an error hook that throws does not get another turn */
         x->failed = false;
         status = x->error_status; /* 500, if it threw */
-        if (mg_exchange_answer(x, status) == MG_OK)
+        if (mg_exchange_answer(x, status) == MG_OK && !x->bytes)
             mg_forward_default_page(x, status);
     }
     if (x->allow.len && x->response.status == 405)
@@ -420,7 +451,7 @@ static void send_head(struct mg_exchange *x)
     x->view.status = x->response.status;
     x->out.to = s;
     s->ops->send_head(s, &x->response, last);
-    if (s->tunnel) { /* both messages are plain bytes now */
+    if (s->tunnel && !x->bytes) { /* both messages are plain bytes now */
         x->in.whole = x->in.done = false;
         x->in.from = s;
         x->in.to = x->attempt.stream;

@@ -195,6 +195,10 @@ void mg_forward_attempt(struct mg_exchange *x)
 {
     struct mg_message *head = &x->attempt.head;
 
+    if (x->bytes) {
+        *head = x->request;
+        return;
+    }
     if (has_own_fields(x))
         mg_message_fork(head, &x->request, x->arena);
     else

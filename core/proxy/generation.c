@@ -88,6 +88,14 @@ void mg_generation_free(struct mg_generation *g)
     free(g);
 }
 
+const struct mg_route *mg_generation_tcp_route(const struct mg_generation *g, const struct mg_address *a)
+{
+    for (unsigned i = 0; i < g->listen_count; i++)
+        if (g->listens[i].tcp >= 0 && mg_address_equal(&g->listens[i].address, a))
+            return &g->routes[g->listens[i].tcp];
+    return NULL;
+}
+
 bool mg_listen_trusts(const struct mg_listen *l, const struct mg_address *a)
 {
     for (unsigned i = 0; i < l->trusted_count; i++)
@@ -190,6 +198,37 @@ static int parse_trusted(struct mg_generation *g, struct mg_listen *l, mg_slice 
     return MG_OK;
 }
 
+static struct mg_route *room_for_route(struct mg_generation *g)
+{
+    if (g->route_count == g->route_room) {
+        unsigned room = g->route_room ? g->route_room * 2 : 32;
+        struct mg_route *more = realloc(g->routes, room * sizeof(*more));
+        if (!more)
+            return NULL;
+        g->routes = more;
+        g->route_room = room;
+    }
+    return &g->routes[g->route_count];
+}
+
+/* It has a number among the routes, but no pattern: the listener alone leads to it. */
+static bool add_tcp_route(struct mg_generation *g, struct mg_listen *l, const mg_listen_spec *spec)
+{
+    struct mg_route *r = room_for_route(g);
+
+    if (!r)
+        return false;
+    *r = (struct mg_route){
+        .name = spec->name.len ? mg_arena_copy(g->arena, spec->name) : l->text,
+        .pattern = l->text,
+        .where = l->where,
+        .upstream = spec->upstream,
+        .wants = spec->wants,
+    };
+    l->tcp = (int)g->route_count++;
+    return true;
+}
+
 int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec)
 {
     struct mg_listen *l = &g->listens[g->listen_count];
@@ -200,6 +239,8 @@ int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec)
         .backlog = spec->backlog,
         .http2 = spec->http2,
         .proxy_protocol = spec->proxy_protocol,
+        .sni = spec->sni,
+        .tcp = -1,
         .tls = spec->tls,
         .limits = spec->limits,
     };
@@ -216,8 +257,10 @@ int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec)
     l->times = mg_times_of(&l->limits);
     if (spec->trusted.len && parse_trusted(g, l, spec->trusted) != MG_OK)
         return MG_MALFORMED;
+    if (spec->tcp && !add_tcp_route(g, l, spec))
+        return refuse("out of memory");
     g->listen_count++;
-    return MG_OK;
+    return spec->tcp ? l->tcp : MG_OK;
 }
 
 mg_tls *mg_declare_tls(mg_generation *g, const mg_tls_spec *spec)
@@ -279,19 +322,6 @@ mg_peer *mg_declare_peer(mg_upstream *u, const char *address, uint32_t len, doub
     if (!p)
         refuse("%s", why);
     return p;
-}
-
-static struct mg_route *room_for_route(struct mg_generation *g)
-{
-    if (g->route_count == g->route_room) {
-        unsigned room = g->route_room ? g->route_room * 2 : 32;
-        struct mg_route *more = realloc(g->routes, room * sizeof(*more));
-        if (!more)
-            return NULL;
-        g->routes = more;
-        g->route_room = room;
-    }
-    return &g->routes[g->route_count];
 }
 
 int mg_declare_route(mg_generation *g, const mg_route_spec *spec)

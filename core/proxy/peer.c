@@ -259,7 +259,8 @@ static struct mg_peer *new_peer(struct mg_upstream *u, mg_slice address, mg_slic
     p->origin.times = u->times;
     p->origin.connect = u->connect;
     p->origin.response = u->response;
-    p->origin.keepalive = u->spec.keepalive;
+    p->origin.proxy_protocol = u->spec.proxy_protocol;
+    p->origin.keepalive = u->spec.proxy_protocol ? 0 : u->spec.keepalive; /* a connection is one client's */
     p->origin.h2 = u->spec.http2;
     p->origin.tls = u->spec.tls;
     p->origin.connections = u->spec.http2_connections;

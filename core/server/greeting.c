@@ -26,6 +26,7 @@ struct greeting {
     struct mg_peer_info info;
     mg_greeted *done;
     void *owner;
+    struct mg_tcp_destination to;
     unsigned stage;
     bool reading;
     bool introduced; /* Lua knows its view */
@@ -41,9 +42,9 @@ static struct greeting *greetings;
 
 /* ---- Its end. ---- */
 
-static void forget(struct greeting *g)
+static void leave(struct greeting *g)
 {
-    struct mg_generation *generation = g->connecting.task.generation;
+    struct mg_generation *generation = g->to.generation;
 
     mg_timeout_clear(&g->timer);
     mg_task_end(&g->connecting.task);
@@ -51,7 +52,6 @@ static void forget(struct greeting *g)
         generation->policy->closed(generation->policy, &g->connecting.view);
         mg_slot_give(&generation->connection_slots, g->connecting.view.slot);
     }
-    generation->exchanges--;
     if (g->previous)
         g->previous->next = g->next;
     else
@@ -62,20 +62,17 @@ static void forget(struct greeting *g)
 
 static void end(struct greeting *g, struct mg_transport *t)
 {
-    mg_greeted *done = g->done;
-    struct mg_peer_info info = g->info;
-    void *owner = g->owner;
-
-    forget(g);
+    leave(g);
     if (t && g->filled && !mg_preface_put(t, g->bytes, 0, g->filled)) {
         t->ops->close(t, true);
         t = NULL;
     } else if (!t || !g->filled) {
         free(g->bytes);
     }
+    g->done(g->owner, t, &g->info, &g->to);
+    g->to.generation->exchanges--;
     free(g->names);
     free(g);
-    done(owner, t, &info);
 }
 
 static void turn_away(struct greeting *g, bool abort)
@@ -188,13 +185,13 @@ static void introduce(struct greeting *g)
     v->local_ip = (mg_slice){ g->local_ip, (uint32_t)mg_endpoint_print(&g->info.local, g->local_ip) };
     v->port = g->info.client.port;
     v->local_port = g->info.local.port;
-    v->slot = mg_slot_take(&g->connecting.task.generation->connection_slots);
+    v->slot = mg_slot_take(&g->to.generation->connection_slots);
 }
 
 /* Entered again when the hooks are done. */
 static enum outcome ask(struct greeting *g, enum mg_connection_phase phase)
 {
-    struct mg_policy *policy = g->connecting.task.generation->policy;
+    struct mg_policy *policy = g->to.generation->policy;
     mg_connection_view *v = &g->connecting.view;
 
     if (!g->asked) {
@@ -220,7 +217,7 @@ static void on_hooks_done(struct mg_connecting *c)
 
 static bool uses(const struct greeting *g, uint32_t bit)
 {
-    return g->connecting.task.generation->use_wants & bit;
+    return g->to.generation->use_wants & bit;
 }
 
 static void take_off(struct greeting *g, size_t len)
@@ -270,6 +267,7 @@ static bool keep_hello(struct greeting *g, const struct mg_hello *h)
     mg_text_put(mg_text_put(g->names, h->sni), h->alpn);
     v->sni = (mg_slice){ g->names, h->sni.len };
     v->alpn = (mg_slice){ g->names + h->sni.len, h->alpn.len };
+    g->to.name = v->sni;
     v->tls12 = h->tls12;
     v->tls13 = h->tls13;
     return true;
@@ -280,7 +278,7 @@ static enum outcome read_hello(struct greeting *g)
     struct mg_hello h;
     const char *why = "";
 
-    if (!g->listen->tls || !uses(g, MG_USE_HELLO))
+    if (!g->listen->sni && !(g->listen->tls && uses(g, MG_USE_HELLO)))
         return GO_ON;
     switch (mg_hello_read(g->bytes, g->filled, &h, &why)) {
     case MG_HELLO_PARTIAL:
@@ -288,7 +286,8 @@ static enum outcome read_hello(struct greeting *g)
     case MG_HELLO_WHOLE:
         break;
     case MG_HELLO_NONE:
-        return refuse(g, "it does not begin with a ClientHello of TLS");
+        stop_reading(g);
+        return !g->listen->tls ? GO_ON : refuse(g, "it does not begin with a ClientHello of TLS");
     case MG_HELLO_MALFORMED:
         return refuse(g, why);
     }
@@ -298,14 +297,31 @@ static enum outcome read_hello(struct greeting *g)
 
 static enum outcome ask_client_hello(struct greeting *g)
 {
-    return g->names ? ask(g, MG_CONNECTION_HELLO) : GO_ON;
+    return g->names && uses(g, MG_USE_HELLO) ? ask(g, MG_CONNECTION_HELLO) : GO_ON;
+}
+
+static enum outcome choose(struct greeting *g)
+{
+    mg_connection_view *v = &g->connecting.view;
+
+    if (g->listen->tcp < 0)
+        return GO_ON;
+    g->to.route = mg_generation_tcp_route(g->to.generation, &g->listen->address);
+    if (!g->to.route)
+        return REFUSE; /* the script that is in force now knows it no more */
+    g->to.upstream = g->to.route->upstream;
+    if (g->to.upstream)
+        return GO_ON;
+    v->route = (int32_t)(g->to.route - g->to.generation->routes);
+    enum outcome o = ask(g, MG_CONNECTION_CHOOSE);
+    if (o != GO_ON)
+        return o;
+    g->to.upstream = v->upstream;
+    return g->to.upstream ? GO_ON : REFUSE;
 }
 
 static enum outcome (*const stages[])(struct greeting *) = {
-    read_proxy_header,
-    ask_connect,
-    read_hello,
-    ask_client_hello,
+    read_proxy_header, ask_connect, read_hello, ask_client_hello, choose,
 };
 enum { STAGES = sizeof(stages) / sizeof(*stages) };
 
@@ -332,7 +348,7 @@ bool mg_greeting_is_due(const struct mg_listen *l)
 {
     uint32_t wants = mg_generation_now->use_wants;
 
-    return l->proxy_protocol || wants & MG_USE_CONNECT || (l->tls && wants & MG_USE_HELLO);
+    return l->proxy_protocol || l->tcp >= 0 || wants & MG_USE_CONNECT || (l->tls && wants & MG_USE_HELLO);
 }
 
 void mg_greeting_begin(struct mg_transport *t, const struct mg_listen *listen, const struct mg_peer_info *info,
@@ -342,7 +358,7 @@ void mg_greeting_begin(struct mg_transport *t, const struct mg_listen *listen, c
 
     if (!g) {
         t->ops->close(t, true);
-        done(owner, NULL, info);
+        done(owner, NULL, info, NULL);
         return;
     }
     g->listen = listen;
@@ -356,6 +372,7 @@ void mg_greeting_begin(struct mg_transport *t, const struct mg_listen *listen, c
     if (greetings)
         greetings->previous = g;
     greetings = g;
+    g->to.generation = mg_generation_now;
     mg_task_init(&g->connecting.task, mg_generation_now);
     mg_generation_now->exchanges++; /* it must not go while hooks of it are at work */
     g->connecting.done = on_hooks_done;

@@ -18,6 +18,7 @@
 #include "h2.h"
 #include "handshake.h"
 #include "log.h"
+#include "tcp.h"
 #include "transport.h"
 
 enum { ACCEPTS_A_TURN = 64 };
@@ -131,6 +132,32 @@ static const struct mg_carrier_events either_events = {
     .on_closed = on_closed,
 };
 
+static void serve_tcp(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info,
+                      const struct mg_tcp_destination *to)
+{
+    struct mg_carrier *c = mg_tcp_serve(t, &l->listen->times, info, &carrier_events, l);
+
+    adopt(l, c);
+    if (c)
+        mg_exchange_open_tcp(mg_tcp_stream(c), to, &l->listen->limits);
+}
+
+/* What TLS has hidden goes where the route leads. */
+static void serve_tcp_in_tls(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info)
+{
+    struct mg_generation *g = mg_generation_now;
+    const struct mg_route *r = mg_generation_tcp_route(g, &l->listen->address);
+    mg_tls_about about;
+
+    if (!r || !r->upstream) { /* the script that is in force now knows it no more */
+        t->ops->close(t, true);
+        count_out(l);
+        return;
+    }
+    mg_tls_session_about(info->tls, &about);
+    serve_tcp(l, t, info, &(struct mg_tcp_destination){ g, r, r->upstream, about.sni });
+}
+
 /* With TLS the client has chosen its protocol in the handshake (RFC 9113 3.2). */
 static void on_handshake(void *owner, struct mg_transport *t, const struct mg_peer_info *info)
 {
@@ -138,6 +165,8 @@ static void on_handshake(void *owner, struct mg_transport *t, const struct mg_pe
 
     if (!t)
         count_out(l);
+    else if (l->listen->tcp >= 0)
+        serve_tcp_in_tls(l, t, info);
     else if (mg_tls_protocol(t) == MG_TLS_HTTP2)
         adopt(l, mg_h2_serve(t, &l->settings, info, &carrier_events, l, (mg_slice){ "", 0 }));
     else
@@ -154,12 +183,17 @@ static void serve(struct mg_listener *l, struct mg_transport *t, const struct mg
     adopt(l, mg_h1_serve(t, &l->settings, info, l->listen->http2 ? &either_events : &carrier_events, l));
 }
 
-static void on_greeted(void *owner, struct mg_transport *t, const struct mg_peer_info *info)
+static void on_greeted(void *owner, struct mg_transport *t, const struct mg_peer_info *info,
+                       const struct mg_tcp_destination *to)
 {
-    if (t)
-        serve(owner, t, info);
+    struct mg_listener *l = owner;
+
+    if (!t)
+        count_out(l);
+    else if (l->listen->tcp >= 0 && !l->listen->tls)
+        serve_tcp(l, t, info, to);
     else
-        count_out(owner);
+        serve(l, t, info);
 }
 
 /* ---- Accepting. ---- */

@@ -25,6 +25,7 @@
 #include "resolve.h"
 #include "script.h"
 #include "sink.h"
+#include "tcp.h"
 #include "tls.h"
 #include "transport.h"
 #include "vm.h"
@@ -256,9 +257,10 @@ static void report(void)
         "\"sockets\":%u,\"fetches\":%u,\"coders\":%u,\"dials\":%u,\"idle\":%u,\"lookups\":%u,\"queued\":%u,"
         "\"memory\":%.0f,\"log_dropped\":%lu}",
         w.options->number, (int)getpid(), g->number, (unsigned long long)mg_engine_served(), mg_listener_connections(),
-        mg_engine_live(), mg_h1_streams() + mg_h2_streams(), mg_block_live(), mg_arena_live() - w.declared,
-        g->tickets.used, g->tasks, g->lua.fibers, g->lua.requests, mg_outside_live(), mg_fetch_live(), mg_coding_live(),
-        mg_dial_live(), mg_dial_idle(), mg_resolve_live(), mg_attempt_queued(), mg_vm_memory(g), mg_sink_dropped());
+        mg_engine_live(), mg_h1_streams() + mg_h2_streams() + mg_tcp_streams(), mg_block_live(),
+        mg_arena_live() - w.declared, g->tickets.used, g->tasks, g->lua.fibers, g->lua.requests, mg_outside_live(),
+        mg_fetch_live(), mg_coding_live(), mg_dial_live(), mg_dial_idle(), mg_resolve_live(), mg_attempt_queued(),
+        mg_vm_memory(g), mg_sink_dropped());
 
     mg_channel_send(w.options->channel, MG_WORD_STATUS, text, (size_t)n, NULL, 0);
 }
@@ -335,6 +337,8 @@ static void on_channel(struct ev_loop *loop, ev_io *io, int events)
 static void flush(void)
 {
     mg_h1_flush();
+    if (mg_tcp_at_work)
+        mg_tcp_flush();
     mg_outside_flush();
 }
 

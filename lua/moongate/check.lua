@@ -46,6 +46,7 @@ local function print_listeners()
   for _, l in ipairs(declared.listens) do
     print_line(1, l.address, "(" .. (l.place or "?") .. ")")
     if l.trusted then print_line(2, "trusted: " .. table.concat(l.trusted, ", ")) end
+    if l.tcp then print_line(2, "tcp -> " .. (l.upstream and "upstream " .. l.upstream.name or "by a choice")) end
     if l.proxy_protocol then print_line(2, "PROXY protocol") end
     local limits = unusual_limits(listen_limits, l.limits)
     if limits ~= "" then print_line(2, "limits: " .. limits) end

@@ -4,6 +4,7 @@ local C = require "moongate.seam"
 local exchange = require "moongate.exchange"
 local fiber = require "moongate.fiber"
 local log = require "moongate.log"
+local peer = require "moongate.peer"
 local state = require "moongate.state"
 
 local connection = {}
@@ -56,7 +57,21 @@ end
 local phases = {
   [C.MG_CONNECTION_ACCEPTED] = { name = "connect", hooks = state.connect },
   [C.MG_CONNECTION_HELLO] = { name = "client_hello", hooks = state.client_hello },
+  [C.MG_CONNECTION_CHOOSE] = { name = "tcp" },
 }
+
+local function choose(record)
+  local view = record.view
+  local entry = state.tcp[view.route]
+  fiber.current().entry = entry
+  local chosen = entry.fn(record.conn)
+  if not record.view or chosen == nil or chosen == false then return end
+  local upstream = peer.find_upstream(chosen)
+  if not upstream then
+    error(("it returned %s; return an upstream, its name, or nothing to refuse"):format(tostring(chosen)), 0)
+  end
+  view.upstream = upstream[1]
+end
 
 local function run(record)
   local f = fiber.current()
@@ -74,7 +89,8 @@ local function ended(f, ok, _, trace, waited)
   local record = f.owner
   local view = record.view
   if trace then
-    log.error(("%s of policy %s: %s"):format(record.phase.name, f.entry and f.entry.label or "?", trace))
+    local who = f.entry and f.entry.label or "?"
+    log.error(("%s of %s%s: %s"):format(record.phase.name, record.phase.hooks and "policy " or "", who, trace))
   end
   if not view then return end
   if not ok then view.refused = 1 end
@@ -91,8 +107,8 @@ function connection.enter(slot, pointer)
     live[slot] = record
   end
   record.phase = phases[record.view.phase]
-  if record.view.phase == C.MG_CONNECTION_HELLO then describe_hello(record.conn, record.view) end
-  return fiber.start(record, run, record, nil, ended)
+  if record.view.alpn.ptr ~= nil and not record.conn.alpn then describe_hello(record.conn, record.view) end
+  return fiber.start(record, record.phase.hooks and run or choose, record, nil, ended)
 end
 
 --- Its view dies.

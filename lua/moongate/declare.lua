@@ -11,6 +11,7 @@ local policy = require "moongate.policy"
 local problem = require "moongate.problem"
 local schema = require "moongate.schema"
 local state = require "moongate.state"
+local tcp = require "moongate.tcp"
 local tls = require "moongate.tls"
 
 local declare = {}
@@ -76,6 +77,12 @@ local listen_keys = {
   http2 = schema.flag { default = true },
   tls = schema.table { expect = 'a table like { cert = "site.pem", key = "site.key" }' },
   proxy_protocol = schema.flag { default = false },
+  tcp = schema.any("an upstream, its name, a table from host names to upstreams, or a function(conn)", function(value)
+    local kind = type(value)
+    if kind == "string" or kind == "function" or kind == "table" and next(value) ~= nil then return value end
+  end),
+  sni = schema.flag(),
+  name = text(),
 }
 
 local route_keys = {
@@ -90,7 +97,6 @@ local route_keys = {
   end),
   handler = schema.func(),
   attempts = count { min = 1, max = 16 },
-  tcp = schema.later "the tcp route",
   message = schema.func(),
 }
 
@@ -136,6 +142,7 @@ local upstream_keys = {
     if value == true or type(value) == "table" then return value end
   end),
   protocol = schema.choice({ "http/1.1", "h2" }, { default = "http/1.1" }),
+  proxy_protocol = schema.choice { "v1", "v2" },
 }
 for key, kind in pairs(upstream_numbers) do upstream_keys[key] = kind end
 
@@ -194,7 +201,7 @@ end
 -- ---- gate.listen ----
 
 --- Take connections at an address.
----@param options string|table the address, or { address, backlog =, trusted =, limits... }
+---@param options string|table the address, or { address, backlog =, trusted =, tls =, tcp =, limits... }
 function declare.listen(options)
   local place, fail = begin "gate.listen"
   if type(options) == "string" then options = { options } end
@@ -203,7 +210,14 @@ function declare.listen(options)
 
   local record = { address = read[1], backlog = read.backlog, trusted = read.trusted, http2 = read.http2,
     proxy_protocol = read.proxy_protocol, limits = {}, place = place }
-  if read.tls then record.tls = tls.for_clients(read.tls, read.http2, fail) end
+  if read.tcp then tcp.read(record, read, fail) end
+  for _, key in ipairs { "sni", "name" } do
+    if read[key] ~= nil and not read.tcp then fail(key .. " is for listeners with tcp") end
+  end
+  if read.tls then
+    local protocols = C.MG_TLS_HTTP1 + (read.http2 and C.MG_TLS_HTTP2 or 0)
+    record.tls = tls.for_clients(read.tls, read.tcp and 0 or protocols, fail)
+  end
   for key in pairs(limits) do record.limits[key] = read[key] end
   for _, other in ipairs(declared.listens) do
     if other.address == record.address then
@@ -265,6 +279,10 @@ local function upstream_spec(record, read, fail)
     if read[key] then spec[key] = read[key] end
   end
   spec.http2 = read.protocol == "h2"
+  spec.proxy_protocol = read.proxy_protocol == "v1" and 1 or read.proxy_protocol == "v2" and 2 or 0
+  if read.proxy_protocol and (spec.http2 or (read.keepalive or 0) > 0) then
+    fail "proxy_protocol: its connections are one client's each, so they can't be kept (keepalive) or shared (h2)"
+  end
   if read.tls then spec.tls = tls.for_origins(read.tls, read.protocol, fail) end
   if balances[read.balance] then spec.balance = balances[read.balance] end
   if type(read.retry) == "table" then read_retry(spec, read.retry, fail) end
@@ -289,6 +307,7 @@ function declare.upstream(name, options)
   local peers = read_peers(read.peers, fail)
   local record = { name = name, place = place, peers = peers, attempt = read.attempt }
   record.balance = read.balance or "round_robin"
+  record.http2 = read.protocol == "h2"
   record.retry = type(read.retry) == "function" and read.retry or nil
 
   record.pointer = C.mg_declare_upstream(state.generation, upstream_spec(record, read, fail))
@@ -349,6 +368,7 @@ function declare.route(options)
   if type(options[1]) == "string" then
     fail = function(message) problem.raise(place, ('route "%s": %s'):format(options[1], message)) end
   end
+  if options.tcp ~= nil then fail 'a TCP route is a listener\'s: gate.listen { ":5432", tcp = upstream }' end
   local read = schema.read(options, route_keys, fail)
   if read.upstream and read.handler then fail("it has an upstream and a handler; a route ends at one of them") end
   if not read.upstream and not read.handler then fail("it ends nowhere; give it an upstream or a handler") end

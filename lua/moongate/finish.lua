@@ -10,6 +10,7 @@ local declared = require "moongate.declared"
 local policy = require "moongate.policy"
 local problem = require "moongate.problem"
 local state = require "moongate.state"
+local tcp = require "moongate.tcp"
 
 local limit_keys = {
   "max_head_size", "max_fields", "max_target_size", "max_chunk_line", "max_chunk_extensions", "max_trailer_size",
@@ -51,21 +52,6 @@ local function apply_limits(to, given)
     if given[key] ~= nil then to[key], any = given[key], true end
   end
   return any
-end
-
-local function declare_listens(base)
-  for _, l in ipairs(declared.listens) do
-    local spec, trusted = ffi.new "mg_listen_spec", table.concat(l.trusted or {}, ",")
-    core.put(spec.address, l.address)
-    core.put(spec.trusted, trusted)
-    core.put(spec.where, l.place or "")
-    spec.backlog, spec.http2, spec.tls, spec.proxy_protocol = l.backlog, l.http2, l.tls, l.proxy_protocol
-    ffi.copy(spec.limits, base, ffi.sizeof "mg_limits")
-    apply_limits(spec.limits, l.limits)
-    if C.mg_declare_listen(state.generation, spec) < 0 then
-      problem.raise(l.place, "gate.listen: " .. core.refusal())
-    end
-  end
 end
 
 -- Route patterns name their params; the rest that a last * stands for is called "*".
@@ -118,6 +104,37 @@ local function upstream_hooks(upstream, own, handler)
     end
   end
   return last
+end
+
+-- The route of a listener that passes bytes on, and its part of the spec.
+local function tcp_route(l, spec)
+  local upstream, chooser = tcp.resolve(l, function(message) problem.raise(l.place, "gate.listen: " .. message) end)
+  local hooks, wants = tcp.hooks(policy.hooks(declared.uses, {}, upstream_hooks(upstream, {}, chooser)))
+  tcp.fill(spec, l, upstream, wants)
+  l.upstream = upstream
+  return {
+    name = l.name, pattern = l.address, params = {}, hooks = hooks, chooser = chooser,
+    upstream = upstream and upstream.object,
+  }
+end
+
+local function declare_listens(base)
+  for _, l in ipairs(declared.listens) do
+    local spec, trusted = ffi.new "mg_listen_spec", table.concat(l.trusted or {}, ",")
+    core.put(spec.address, l.address)
+    core.put(spec.trusted, trusted)
+    core.put(spec.where, l.place or "")
+    spec.backlog, spec.http2, spec.tls, spec.proxy_protocol = l.backlog, l.http2, l.tls, l.proxy_protocol
+    ffi.copy(spec.limits, base, ffi.sizeof "mg_limits")
+    apply_limits(spec.limits, l.limits)
+    local route = l.tcp and tcp_route(l, spec)
+    local number = C.mg_declare_listen(state.generation, spec)
+    if number < 0 then problem.raise(l.place, "gate.listen: " .. core.refusal()) end
+    if route then
+      route.max_text_size = tonumber(base.max_text_size)
+      state.routes[number], state.tcp[number] = route, route.chooser
+    end
+  end
 end
 
 local function find_upstream(r)
@@ -206,6 +223,12 @@ local function declare_uses(base)
   C.mg_declare_use(state.generation, wants)
 end
 
+local function speaks_http()
+  for _, l in ipairs(declared.listens) do
+    if not l.tcp then return true end
+  end
+end
+
 --- Hands everything to the core, which checks the whole and compiles the routes.
 ---@param script? string the script's name, for mistakes that have no line
 return function(script)
@@ -213,7 +236,7 @@ return function(script)
   declared.finished = true
   if #declared.listens == 0 then
     problem.raise(script, 'it listens nowhere; begin with gate.listen "127.0.0.1:8080"')
-  elseif #declared.routes == 0 then
+  elseif #declared.routes == 0 and speaks_http() then
     problem.raise(script, 'it has no route; add gate.route { "/*", upstream = ... } or one with a handler')
   end
 

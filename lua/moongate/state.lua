@@ -10,6 +10,7 @@ local state = {
   use_request = {},         -- hooks of gate.use that run before routing
   connect = {},
   client_hello = {},
+  tcp = {},                 -- by the number of a TCP route: what chooses its upstream, { fn =, label = }
   init = {},
   exit = {},
   upstreams = {},           -- by name

@@ -89,8 +89,9 @@ local function certificates_of(read, fail)
 end
 
 --- What gate.listen's tls says.
+---@param protocols integer bits of mg_tls_protocols
 ---@return ffi.cdata* mg_tls
-function tls.for_clients(options, http2, fail)
+function tls.for_clients(options, protocols, fail)
   local read = schema.read(options, client_keys, function(message) fail("tls: " .. message) end)
   if read.client_cert and not read.client_ca then
     fail("tls: client_cert needs client_ca: the certificates that clients' ones are checked by")
@@ -98,7 +99,7 @@ function tls.for_clients(options, http2, fail)
   local list = certificates_of(read, fail)
   local spec = ffi.new "mg_tls_spec"
   spec.serves, spec.strict = true, read.strict_sni or false
-  spec.protocols = C.MG_TLS_HTTP1 + (http2 and C.MG_TLS_HTTP2 or 0)
+  spec.protocols = protocols
   core.put(spec.ca, read.client_ca or "")
   spec.depth = read.client_depth or 0
   spec.verify = read.client_cert == "require" and C.MG_TLS_VERIFY_REQUIRE

@@ -71,8 +71,8 @@ package.preload["moongate.peer"] = function()
   return { upstream_new = function(name, pointer, metas) return { name = name, pointer = pointer, metas = metas } end }
 end
 package.preload["moongate.state"] = function()
-  return { routes = {}, use_request = {}, connect = {}, client_hello = {}, init = {}, exit = {}, upstreams = {},
-    settings = {} }
+  return { routes = {}, use_request = {}, connect = {}, client_hello = {}, tcp = {}, init = {}, exit = {},
+    upstreams = {}, settings = {} }
 end
 
 -- ---- Running a script. ----
@@ -256,7 +256,7 @@ refused(head .. 'gate.route { "/", upstream = "user" }\ngate.upstream("users", {
 refused(head .. 'gate.route { "/", handler = print, methods = { "get" } }',
   'gateway.lua:2: route "/": methods: "get" must be written "GET", since methods are case-sensitive')
 refused(head .. 'gate.route { "/", handler = print, tcp = {} }',
-  'gateway.lua:2: route "/": tcp: the tcp route is not available in this version')
+  'gateway.lua:2: route "/": a TCP route is a listener\'s: gate.listen { ":5432", tcp = upstream }')
 refused(head .. 'gate.route { handler = print }',
   'gateway.lua:2: gate.route: pattern is needed: a pattern like "/users/:id" or "api.example.com/*"')
 refused(head .. 'gate.route { "/", handler = print, policies = { { reponse = print } } }',
