@@ -213,6 +213,24 @@ def test_a_listener_in_clear_text_waits_for_no_hello(moongate):
     assert " hello " not in gate.log()
 
 
+def test_connections_whose_hooks_wait_in_a_vm_that_is_lost_are_closed(moongate):
+    gate = moongate("""
+        gate.set { cpu_budget = 0.05 }
+        local seen = gate.shared("seen", "64K")
+        gate.use { connect = function() if seen:incr("n", 1, 0) == 1 then gate.log.info("waits") gate.sleep(60) end end }
+        gate.route { "/", handler = function() return 200, "ok" end }
+        gate.route { "/bad", handler = function() string.find(("a"):rep(80), ("a-"):rep(30) .. "b") end }""")
+    gate.expect_error(".")
+    first = gate.raw()
+    gate.wait_log("waits")
+
+    assert gate.get("/bad").status == 500
+
+    assert first.ended() == b""
+    gate.wait_log("built anew")
+    assert gate.get("/").body == b"ok"
+
+
 def test_it_follows_a_proxy_header(secure, authority):
     gate = secure(TELL, listen="proxy_protocol = true")
     hello, *rest = hello_of(authority.client_context())

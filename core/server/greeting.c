@@ -31,6 +31,8 @@ struct greeting {
     bool reading;
     bool introduced; /* Lua knows its view */
     bool asked;      /* the hooks of this stage were begun */
+    bool asking;     /* right now: it must not go meanwhile */
+    bool answered;   /* and they were done before they said that they wait */
     bool ended;      /* the client had ended its side at the last look */
     char *bytes;     /* that were read, of malloc */
     size_t filled, room;
@@ -201,8 +203,12 @@ static enum outcome ask(struct greeting *g, enum mg_connection_phase phase)
         v->phase = (uint8_t)phase;
         g->timer.fire = on_look;
         mg_timeout_set(&g->timer, g->listen->times.half_close);
-        if (policy->connect(policy, v) == MG_PARK)
+        g->asking = true;
+        bool waits = policy->connect(policy, v) == MG_PARK;
+        g->asking = false;
+        if (waits && !g->answered)
             return WAIT;
+        g->answered = false;
     }
     mg_timeout_clear(&g->timer);
     return v->refused ? REFUSE : GO_ON;
@@ -210,7 +216,12 @@ static enum outcome ask(struct greeting *g, enum mg_connection_phase phase)
 
 static void on_hooks_done(struct mg_connecting *c)
 {
-    run((struct greeting *)c);
+    struct greeting *g = (struct greeting *)c;
+
+    if (g->asking)
+        g->answered = true;
+    else
+        run(g);
 }
 
 /* ---- The stages. ---- */
@@ -378,6 +389,23 @@ void mg_greeting_begin(struct mg_transport *t, const struct mg_listen *listen, c
     g->connecting.done = on_hooks_done;
     g->connecting.view = (mg_connection_view){ .task = &g->connecting.task, .accepted = mg_clock_wall() };
     run(g);
+}
+
+static struct greeting *first_asked(const struct mg_generation *of)
+{
+    struct greeting *g = greetings;
+
+    while (g && (g->to.generation != of || !g->asked || g->asking))
+        g = g->next;
+    return g;
+}
+
+void mg_greeting_lost(const struct mg_generation *lost)
+{
+    struct greeting *g;
+
+    while ((g = first_asked(lost)))
+        turn_away(g, true);
 }
 
 void mg_greeting_close(void)

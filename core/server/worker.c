@@ -19,6 +19,7 @@
 #include "budget.h"
 #include "channel.h"
 #include "engine.h"
+#include "greeting.h"
 #include "h2.h"
 #include "listener.h"
 #include "log.h"
@@ -152,7 +153,7 @@ static void on_rebuild(struct ev_loop *loop, ev_timer *t, int events)
 
 static void on_lost(struct mg_generation *g)
 {
-    (void)g;
+    mg_greeting_lost(g);
     rebuild();
 }
 
