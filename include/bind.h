@@ -12,8 +12,8 @@ struct mg_bind {
     char where[MG_WHERE_TEXT];  /* the script's line */
 };
 
-/* A bound, listening, non-blocking descriptor; -1 when the reason has been logged. */
-int mg_bind_open(const struct mg_bind *b);
+/* A bound, listening, non-blocking descriptor; or -1 with *why, a sentence that is valid until the next call. */
+int mg_bind_open(const struct mg_bind *b, const char **why);
 /* Closes it, and removes the file of a unix socket. */
 void mg_bind_close(const struct mg_bind *b, int fd);
 /* Removes a unix socket's file that nobody answers on: a process that died has left it. Other files stay. */

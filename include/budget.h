@@ -15,7 +15,8 @@ struct lua_State;
 /* What mg_budget_call says beyond lua_pcall's own values. */
 enum { MG_BUDGET_LEFT = 100 };
 
-/* The tick of the process's CPU clock begins; a run may take this many seconds. 0: no bound. */
+/* The tick of the process's CPU clock begins; a run may take this many seconds. 0: no bound. Called again when that
+ * changes. */
 bool mg_budget_start(double seconds);
 /* Learns which code is whose; after a VM has been loaded, since modules may have come. */
 void mg_budget_learn(void);
@@ -26,6 +27,6 @@ int mg_budget_call(struct lua_State *L, int arguments, int results);
 int mg_budget_resume(struct lua_State *co, int arguments);
 /* As lua_pcall with a handler, for a script's top level: it may take *seconds, which it may change itself. Nothing of
  * it is compiled, so that whatever loops can be told by its line. */
-int mg_budget_load(struct lua_State *L, int arguments, int handler, const double *seconds);
+int mg_budget_load(struct lua_State *L, int arguments, int results, int handler, const double *seconds);
 /* Milliseconds of CPU that a run may take. */
 unsigned mg_budget_allowed(void);

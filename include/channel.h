@@ -2,7 +2,8 @@
  *
  * The master binds and decides; a worker loads scripts and serves. Loading is
  * in two steps, so that it happens in all workers or in none: a worker says
- * READY or FAILED, and goes on only when the master says COMMIT. */
+ * READY or FAILED, and goes on only when the master says COMMIT. A worker that
+ * was just started loads unasked; later it does so on PREPARE. */
 #pragma once
 
 #include "bind.h"
@@ -11,16 +12,22 @@ enum mg_word {
     MG_WORD_READY = 1, /* worker: struct mg_ready */
     MG_WORD_FAILED,    /* worker: why, as text for the user */
     MG_WORD_COMMIT,    /* master: descriptors, and for each the number of its bind in READY (uint32_t) */
+    MG_WORD_IN_FORCE,  /* worker: it has done so */
+    MG_WORD_PREPARE,   /* master: load the script anew, as the generation of this number (uint32_t) */
+    MG_WORD_ABANDON,   /* master: forget what was prepared */
     MG_WORD_STATUS,    /* master asks; the worker answers with a JSON object */
     MG_WORD_DRAIN,     /* master: finish what is in progress, then end */
     MG_WORD_STOP,      /* master: end now */
     MG_WORD_REOPEN,    /* master: open the logs again */
 };
 
+enum { MG_LETTER_MOST = 192 * 1024 };
+
 struct mg_ready {
     int workers;                   /* 0: as many as processors */
     char error_log[MG_WHERE_TEXT]; /* empty: standard error */
     double drain_timeout;          /* seconds; 0: for ever */
+    unsigned changes;              /* bytes behind the binds: what moongate.changes says; 0: not known */
     unsigned count;
     struct mg_bind binds[];
 };

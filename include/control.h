@@ -1,9 +1,10 @@
 /* control.h - the control socket: a line of JSON in, a line of JSON out.
  *
  *   {"command":"status"}   what every worker has open
+ *   {"command":"reload"}   load the script anew; what has changed, or {"error":"..."} and nothing has
  *   {"command":"stop"}     quick stop      {"command":"drain"}   finish, then stop
  *
- * Also the client's side: what `moongate status` and `moongate stop` do. */
+ * Also the client's side: what `moongate status`, `reload` and `stop` do. */
 #pragma once
 
 #include <stdbool.h>
@@ -15,6 +16,8 @@ struct ev_loop;
 struct mg_control_events {
     /* Ask the workers; the answer goes, later, to mg_control_answer(). False: they are being asked already. */
     bool (*on_status)(unsigned ticket);
+    /* The same, or why it can't be now. */
+    const char *(*on_reload)(unsigned ticket);
     void (*on_stop)(bool drain);
 };
 

@@ -18,7 +18,8 @@ enum mg_generation_state {
     MG_GENERATION_LOADING,
     MG_GENERATION_READY,
     MG_GENERATION_IN_FORCE,
-    MG_GENERATION_RETIRED, /* a newer one is in force; closed when its last task ends */
+    MG_GENERATION_RETIRED, /* another one is in force; closed when its last exchange ends */
+    MG_GENERATION_CUT,     /* the same, and its drain_timeout is over: it has no VM any more */
     MG_GENERATION_FAILED,
 };
 
@@ -92,7 +93,10 @@ struct mg_generation {
     void (*on_ready)(struct mg_generation *g, enum mg_status status);
     /* Its VM was lost to a run that would not stop: a new generation must take its place. From outside Lua. */
     void (*on_lost)(struct mg_generation *g);
-    void *owner;
+    char *fault;                /* of malloc: the traceback of the init hook that threw */
+    char *outline;              /* of malloc: what it declared, to be compared with a later one; NULL: not made */
+    double retired;             /* mg_clock_now() when another one took its place */
+    struct mg_generation *next; /* the worker's list of retired ones */
 };
 
 /* Bits of use_wants above the phases'. */

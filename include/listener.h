@@ -9,8 +9,12 @@
 struct ev_loop;
 struct mg_listener;
 
-/* Takes over a bound, listening, non-blocking descriptor; `listen` must live as long. NULL without memory. */
+/* Takes over a bound, listening, non-blocking descriptor; `listen` is copied. NULL without memory. */
 struct mg_listener *mg_listener_new(struct ev_loop *loop, int fd, const struct mg_listen *listen);
+/* New connections are served as `listen` says, which is copied; those that are open keep what they began with. False
+ * without memory. */
+bool MG_MUST_CHECK mg_listener_settle(struct mg_listener *l, const struct mg_listen *listen);
+const struct mg_address *mg_listener_address(const struct mg_listener *l);
 /* Begins to accept. */
 void mg_listener_start(struct mg_listener *l);
 /* No more connections; those that are open go on. */
@@ -19,7 +23,7 @@ void mg_listener_stop(struct mg_listener *l);
 void mg_listener_drain(void);
 /* All connections of all listeners, at once. */
 void mg_listener_close(void);
-/* Frees a stopped listener; its connections are closed already. */
-void mg_listener_free(struct mg_listener *l);
+/* Accepts nothing more, and goes with its last connection. */
+void mg_listener_remove(struct mg_listener *l);
 /* Open connections from clients. */
 unsigned mg_listener_connections(void);

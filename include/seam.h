@@ -51,6 +51,7 @@ enum mg_status {
  *   CLOSED   slot                     the connection's view dies
  *   INIT     0                        run the init hooks; 1: still at work, mg_generation_ready follows
  *   START    0                        the generation is in force: timers begin
+ *   RETIRE   0                        another one has taken its place: timers end
  *   EXIT     0                        run the exit hooks, which can't wait
  */
 enum mg_event {
@@ -65,6 +66,7 @@ enum mg_event {
     MG_EVENT_START,
     MG_EVENT_EXIT,
     MG_EVENT_GONE,
+    MG_EVENT_RETIRE,
 };
 
 /* The way of a request, in order (exchange.c has one function each). */
@@ -534,6 +536,8 @@ int mg_route_in_order(const mg_generation *g, int n);
 
 /* init hooks that had waited are done: MG_OK, or below 0 if one threw. */
 void mg_generation_ready(mg_generation *g, int code);
+/* What one of them has thrown, with its traceback: for the user. */
+void mg_generation_fault(mg_generation *g, const char *ptr, uint32_t len);
 /* Which worker this is, from 0; -1 in `moongate check`. */
 int mg_worker_number(void);
 

@@ -10,6 +10,13 @@ enum mg_status MG_MUST_CHECK mg_vm_load(struct mg_generation *g, const char *scr
 void mg_vm_init(struct mg_generation *g);
 /* g is in force: its timers begin. */
 void mg_vm_start(struct mg_generation *g);
+/* Another generation has taken g's place: its timers end. */
+void mg_vm_retire(struct mg_generation *g);
+/* Runs the exit hooks and frees the VM, whoever is still in it: hooks that wait fail, and any that would follow. What
+ * needs no Lua goes on. */
+void mg_vm_cut(struct mg_generation *g);
+/* Calls the function that a module of the runtime is, with two texts: what it returns, of malloc; NULL if it failed. */
+char *mg_vm_ask(struct mg_generation *g, const char *module, const char *first, const char *second, size_t *len);
 /* Runs the exit hooks and closes the VM. All its tasks must have ended but its own. */
 void mg_vm_close(struct mg_generation *g);
 /* What `moongate check` prints about g. */

@@ -4,8 +4,9 @@
 #include <stdbool.h>
 
 struct mg_worker_options {
-    int number;  /* from 0 */
-    int channel; /* to the master */
+    int number;          /* from 0 */
+    int channel;         /* to the master */
+    unsigned generation; /* the number of the one in force, which it loads */
     const char *script;
     bool log_level_given, error_log_given; /* the command line's stand, whatever the script says */
 };

@@ -80,7 +80,9 @@ class Moongate:
         raise AssertionError("no free port in five attempts")
 
     def _start(self, workers, control, arguments, nofile, level, environment):
-        command = [*self.under, BINARY, str(self.script), "--workers", str(workers), "--log", level]
+        command = [*self.under, BINARY, str(self.script), "--log", level]
+        if workers:
+            command += ["--workers", str(workers)]
         if control:
             command += ["--control", str(self.control_path)]
         limits = (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))) if nofile else None

@@ -223,15 +223,6 @@ def test_quit_cuts_a_tunnel_after_drain_timeout(moongate, origin):
     assert gate.wait_exit() == 0
 
 
-def test_hup_says_clearly_what_it_does_and_service_goes_on(moongate):
-    gate = moongate(HANDLER)
-
-    gate.signal(signal.SIGHUP)
-
-    assert gate.wait_log("(?i)hup|reload")
-    assert gate.get("/").body == b"ok"
-
-
 # ---- What workers share.
 
 def test_a_shared_dictionary_is_one_for_all_workers(moongate):

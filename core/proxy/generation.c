@@ -84,6 +84,8 @@ void mg_generation_free(struct mg_generation *g)
     free(g->upstreams);
     free(g->routes);
     free(g->listens);
+    free(g->fault);
+    free(g->outline);
     mg_arena_free(g->arena);
     free(g);
 }

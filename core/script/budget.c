@@ -129,7 +129,7 @@ static bool tick(bool on)
 bool mg_budget_start(double seconds)
 {
     allowed = ticks_of(seconds);
-    return !allowed || tick(true);
+    return tick(allowed > 0);
 }
 
 unsigned mg_budget_allowed(void)
@@ -158,7 +158,7 @@ static void end_load(void)
         (void)tick(false);
 }
 
-int mg_budget_load(lua_State *L, int arguments, int handler, const double *seconds)
+int mg_budget_load(lua_State *L, int arguments, int results, int handler, const double *seconds)
 {
     mg_budget_learn();
     running = L;
@@ -170,7 +170,7 @@ int mg_budget_load(lua_State *L, int arguments, int handler, const double *secon
         return MG_BUDGET_LEFT;
     }
     began = ticks;
-    int failed = lua_pcall(L, arguments, 0, handler);
+    int failed = lua_pcall(L, arguments, results, handler);
     end_load();
     luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_ON);
     return failed;

@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <openssl/evp.h>
 
@@ -576,6 +577,12 @@ void mg_generation_ready(mg_generation *g, int code)
     g->ready_known = true;
     g->ready_code = code;
     readied = g;
+}
+
+void mg_generation_fault(mg_generation *g, const char *ptr, uint32_t len)
+{
+    free(g->fault);
+    g->fault = strndup(ptr, len);
 }
 
 /* ---- Logging, the time, encodings. ---- */

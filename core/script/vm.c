@@ -422,17 +422,15 @@ static int require(lua_State *L, const char *name)
     return lua_pcall(L, 1, 1, 0);
 }
 
-/* Runs the function on the stack's top, with one argument if there is one, and `explain` as its handler. */
-static int run_explained(struct vm *vm, const char *argument)
+/* Runs the function that lies below its arguments, with `explain` as its handler. */
+static int run_explained(struct vm *vm, int arguments, int results)
 {
     lua_State *L = vm->L;
+    int handler = lua_gettop(L) - arguments;
 
     lua_pushcfunction(L, explain);
-    lua_insert(L, -2);
-    int handler = lua_gettop(L) - 1;
-    if (argument)
-        lua_pushstring(L, argument);
-    int failed = mg_budget_load(L, argument ? 1 : 0, handler, &vm->generation->settings.load_budget);
+    lua_insert(L, handler);
+    int failed = mg_budget_load(L, arguments, results, handler, &vm->generation->settings.load_budget);
     if (failed == MG_BUDGET_LEFT) {
         vm->L = NULL;
         return failed;
@@ -457,9 +455,10 @@ static int load(struct vm *vm, const char *script)
         return -1;
     assert(lua_gettop(L) == WORKS);
     learn_ready(vm);
-    if (luaL_loadfile(L, script) || run_explained(vm, NULL))
+    if (luaL_loadfile(L, script) || run_explained(vm, 0, 0) || require(L, "moongate.finish"))
         return -1;
-    return require(L, "moongate.finish") || run_explained(vm, script) ? -1 : 0;
+    lua_pushstring(L, script);
+    return run_explained(vm, 1, 0) ? -1 : 0;
 }
 
 static void close_vm(struct vm *vm)
@@ -543,10 +542,58 @@ void mg_vm_start(struct mg_generation *g)
     settle(vm_of(g));
 }
 
+void mg_vm_retire(struct mg_generation *g)
+{
+    enter(vm_of(g), MG_EVENT_RETIRE, 0, 0, NULL);
+    settle(vm_of(g));
+}
+
+void mg_vm_cut(struct mg_generation *g)
+{
+    struct vm *vm = vm_of(g);
+
+    enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
+    if (!vm->lost) {
+        vm->lost = true;
+        fail_views(vm);
+        mg_seam_end(g);
+        lua_close(vm->L);
+        vm->L = NULL;
+        mg_heap_free(&vm->heap);
+    }
+    settle(vm);
+}
+
+char *mg_vm_ask(struct mg_generation *g, const char *module, const char *first, const char *second, size_t *len)
+{
+    struct vm *vm = vm_of(g);
+    lua_State *L = vm->L;
+    char *answer = NULL;
+
+    if (vm->lost)
+        return NULL;
+    bool asked = require(L, module) == 0;
+    lua_pushstring(L, first);
+    lua_pushstring(L, second);
+    int failed = asked ? run_explained(vm, 2, 1) : -1;
+    if (failed == MG_BUDGET_LEFT) {
+        lose(vm, "a question of the core's took longer than load_budget");
+        return NULL;
+    }
+    const char *text = lua_tolstring(L, -1, len);
+    if (failed)
+        mg_log(MG_LOG_ERROR, "%s: %s", module, text ? text : "?");
+    else if (text && (answer = malloc(*len + 1)))
+        memcpy(answer, text, *len + 1);
+    lua_settop(L, WORKS);
+    return answer;
+}
+
 void mg_vm_close(struct mg_generation *g)
 {
     struct vm *vm = vm_of(g);
 
+    g->ready_known = true; /* init hooks that still wait are cancelled: nobody is told */
     enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
     mg_seam_end(g);
     g->policy = NULL;
@@ -558,7 +605,7 @@ void mg_vm_check(struct mg_generation *g)
     struct vm *vm = vm_of(g);
     lua_State *L = vm->L;
 
-    if (require(L, "moongate.check") || run_explained(vm, NULL))
+    if (require(L, "moongate.check") || run_explained(vm, 0, 0))
         fprintf(stderr, "moongate: check: %s\n", lua_tostring(L, -1));
     lua_settop(L, WORKS);
 }

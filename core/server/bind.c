@@ -5,11 +5,10 @@
 #include "bind.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include "log.h"
 
 static bool has_file(const struct mg_address *a)
 {
@@ -47,9 +46,12 @@ static const char *reason(const struct mg_address *a, int error)
     return strerror(error);
 }
 
-static int complain(const struct mg_bind *b, int error)
+static int complain(const struct mg_bind *b, int error, const char **why)
 {
-    mg_log(MG_LOG_ERROR, "%s: listen %s: %s", b->where, b->text, reason(&b->address, error));
+    static char text[MG_WHERE_TEXT + MG_ADDRESS_TEXT + 128];
+
+    snprintf(text, sizeof(text), "%s: listen %s: %s", b->where, b->text, reason(&b->address, error));
+    *why = text;
     return -1;
 }
 
@@ -73,14 +75,14 @@ static int open_socket(const struct mg_bind *b, struct mg_address *a)
     return socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 }
 
-int mg_bind_open(const struct mg_bind *b)
+int mg_bind_open(const struct mg_bind *b, const char **why)
 {
     struct mg_address a = b->address;
     int one = 1, only6 = !means_both(b);
     int fd = open_socket(b, &a);
 
     if (fd < 0)
-        return complain(b, errno);
+        return complain(b, errno, why);
     if (a.any.sa_family != AF_UNIX)
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
     if (a.any.sa_family == AF_INET6)
@@ -90,7 +92,7 @@ int mg_bind_open(const struct mg_bind *b)
         return fd;
     int error = errno;
     close(fd);
-    return complain(b, error);
+    return complain(b, error, why);
 }
 
 void mg_bind_close(const struct mg_bind *b, int fd)

@@ -6,8 +6,6 @@
 #include <string.h>
 #include <sys/uio.h>
 
-enum { BODY_MOST = 192 * 1024 };
-
 bool mg_channel_send(int channel, enum mg_word word, const void *body, size_t len, const int *fds, unsigned fd_count)
 {
     uint32_t head = (uint32_t)word;
@@ -53,9 +51,9 @@ int mg_channel_receive(int channel, struct mg_letter *l)
         struct cmsghdr align;
     } control;
 
-    if (!body && !(body = malloc(BODY_MOST + 1)))
+    if (!body && !(body = malloc(MG_LETTER_MOST + 1)))
         return -1;
-    struct iovec v[2] = { { &head, sizeof(head) }, { body, BODY_MOST } };
+    struct iovec v[2] = { { &head, sizeof(head) }, { body, MG_LETTER_MOST } };
     /* clang-format off */
     struct msghdr m = {
         .msg_iov = v, .msg_iovlen = 2, .msg_control = control.bytes, .msg_controllen = sizeof(control)

@@ -68,19 +68,36 @@ static bool is_command(const char *line, const char *word)
     return *at == '"' && strncmp(at + 1, word, n) == 0 && at[n + 1] == '"';
 }
 
+static bool refuse(struct asker *a, const char *why)
+{
+    char answer[256];
+
+    snprintf(answer, sizeof(answer), "{\"error\":\"%s\"}", why);
+    return say(a, answer);
+}
+
 /* False if the asker is gone. */
 static bool obey(struct asker *a, const char *line)
 {
+    if (is_command(line, "reload")) {
+        a->ticket = ++tickets;
+        ev_io_stop(loop, &a->io); /* until it is answered */
+        const char *why = events->on_reload(a->ticket);
+        if (!why)
+            return true;
+        ev_io_start(loop, &a->io);
+        return refuse(a, why);
+    }
     if (is_command(line, "status")) {
         if (!events->on_status(tickets + 1))
-            return say(a, "{\"error\":\"another status is under way; ask again\"}");
+            return refuse(a, "another status is under way; ask again");
         a->ticket = ++tickets;
         ev_io_stop(loop, &a->io); /* until it is answered */
         return true;
     }
     bool drain = is_command(line, "drain");
     if (!drain && !is_command(line, "stop"))
-        return say(a, "{\"error\":\"unknown command; there are status, drain and stop\"}");
+        return refuse(a, "unknown command; there are status, reload, drain and stop");
     bool there = say(a, "{\"ok\":true}");
     events->on_stop(drain);
     return there;
@@ -254,7 +271,39 @@ static void print_readable(const char *json)
     }
 }
 
-static int print_answer(int fd, bool json)
+/* Prints the text that a JSON string holds; text begins behind its quote. */
+static void print_string(const char *p, FILE *to)
+{
+    for (; *p && *p != '"'; p++) {
+        unsigned code;
+        if (*p != '\\') {
+            fputc(*p, to);
+        } else if (*++p == 'u' && sscanf(p + 1, "%4x", &code) == 1) {
+            fputc(code < 0x80 ? (int)code : '?', to);
+            p += 4;
+        } else {
+            fputc(*p == 'n' ? '\n' : *p == 't' ? '\t' : *p, to);
+        }
+    }
+    fputc('\n', to);
+}
+
+/* The string that is the value of this key, if there is one. */
+static void print_member(const char *json, const char *key, FILE *to)
+{
+    const char *at = strstr(json, key);
+
+    if (at)
+        print_string(at + strlen(key), to);
+}
+
+static void print_reload(const char *json)
+{
+    print_member(json, "\"summary\":\"", stdout);
+    print_member(json, "\"text\":\"", stdout);
+}
+
+static int print_answer(int fd, const char *command, bool json)
 {
     char *text = malloc(ANSWER_MOST + 1);
     size_t filled = 0;
@@ -272,8 +321,12 @@ static int print_answer(int fd, bool json)
     bool failed = !filled || strncmp(text, "{\"error\"", 8) == 0;
     if (!filled)
         fprintf(stderr, "moongate: no answer on the control socket\n");
-    else if (json || failed)
+    else if (json)
         puts(text);
+    else if (failed)
+        print_member(text, "{\"error\":\"", stderr);
+    else if (strcmp(command, "reload") == 0)
+        print_reload(text);
     else if (strcmp(text, "{\"ok\":true}") != 0)
         print_readable(text);
     free(text);
@@ -283,7 +336,8 @@ static int print_answer(int fd, bool json)
 int mg_control_ask(const char *where, const char *command, bool json)
 {
     struct mg_address a;
-    struct timeval patience = { 5, 0 };
+    /* A reload waits for the init hooks of all workers; the master knows for how long. */
+    struct timeval patience = { strcmp(command, "reload") == 0 ? 3600 : 5, 0 };
     char line[64];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -296,7 +350,7 @@ int mg_control_ask(const char *where, const char *command, bool json)
     }
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
     int n = snprintf(line, sizeof(line), "{\"command\":\"%s\"}\n", command);
-    int status = send(fd, line, (size_t)n, MSG_NOSIGNAL) == n ? print_answer(fd, json) : 1;
+    int status = send(fd, line, (size_t)n, MSG_NOSIGNAL) == n ? print_answer(fd, command, json) : 1;
     close(fd);
     return status;
 }

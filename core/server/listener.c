@@ -1,5 +1,8 @@
 /* listener.c - accepts connections and starts a codec on each.
  *
+ * What the script says of a listener are its terms. A reload gives a listener
+ * new ones; a connection keeps those it began with, and holds them.
+ *
  * Running out of descriptors or memory must not cost more than the connection
  * that can't be had: accepting pauses, which is told once, and goes on when
  * something is freed. */
@@ -8,6 +11,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -25,14 +29,21 @@ enum { ACCEPTS_A_TURN = 64 };
 static const double PAUSE = 0.1; /* seconds until accepting is tried again */
 static const double OVER = 10;   /* seconds without trouble after which it is told again */
 
+struct terms {
+    unsigned refs; /* connections, and the listener while they are in force */
+    struct mg_listener *listener;
+    struct mg_listen listen; /* a copy: they outlive the generation */
+    struct mg_h1_settings settings;
+};
+
 struct mg_listener {
     struct ev_loop *loop;
-    const struct mg_listen *listen;
-    struct mg_h1_settings settings;
+    struct terms *terms; /* of new connections */
     ev_io accept;
     ev_timer pause;
     unsigned connections;
     bool started, full; /* full: at max_connections */
+    bool removed;       /* freed with its last connection */
 };
 
 static struct mg_carrier *carriers; /* of all listeners */
@@ -54,7 +65,7 @@ static void pause_accepting(struct mg_listener *l)
 
 static void resume_accepting(struct mg_listener *l)
 {
-    const mg_limits *limits = &l->listen->limits;
+    const mg_limits *limits = &l->terms->listen.limits;
 
     l->full = limits->max_connections && l->connections >= limits->max_connections;
     if (l->started && !l->full && !ev_is_active(&l->accept))
@@ -68,25 +79,68 @@ static void on_pause(struct ev_loop *loop, ev_timer *w, int events)
     resume_accepting(w->data);
 }
 
-/* ---- One connection. ---- */
+/* ---- Terms. ---- */
 
-static void count_in(struct mg_listener *l)
+static struct terms *terms_new(struct mg_listener *l, const struct mg_listen *listen)
 {
-    connections++;
-    l->connections++;
+    size_t trusted = listen->trusted_count * sizeof(*listen->trusted);
+    struct terms *t = malloc(sizeof(*t) + trusted);
+
+    if (!t)
+        return NULL;
+    t->refs = 1;
+    t->listener = l;
+    t->listen = *listen;
+    t->listen.text = t->listen.where = (mg_slice){ "", 0 };
+    t->listen.trusted = (struct mg_network *)(t + 1);
+    if (trusted)
+        memcpy(t + 1, listen->trusted, trusted);
+    if (t->listen.tls)
+        mg_tls_hold(t->listen.tls);
+    t->settings = (struct mg_h1_settings){ &t->listen.limits, t->listen.times, &draining };
+    return t;
 }
 
-static void count_out(struct mg_listener *l)
+static void terms_drop(struct terms *t)
 {
+    if (--t->refs)
+        return;
+    mg_tls_drop(t->listen.tls);
+    free(t);
+}
+
+/* ---- One connection. ---- */
+
+static void count_in(struct terms *t)
+{
+    connections++;
+    t->listener->connections++;
+    t->refs++;
+}
+
+static void free_removed(struct mg_listener *l)
+{
+    if (!l->removed || l->connections)
+        return;
+    terms_drop(l->terms);
+    free(l);
+}
+
+static void count_out(struct terms *t)
+{
+    struct mg_listener *l = t->listener;
+
     connections--;
     l->connections--;
     if (l->full)
         resume_accepting(l);
+    terms_drop(t);
+    free_removed(l);
 }
 
 static void on_stream(struct mg_carrier *c, struct mg_stream *s, const struct mg_message *request, bool last)
 {
-    mg_exchange_open(s, request, last, &((struct mg_listener *)c->owner)->listen->limits);
+    mg_exchange_open(s, request, last, &((struct terms *)c->owner)->listen.limits);
 }
 
 static void on_closed(struct mg_carrier *c)
@@ -103,10 +157,10 @@ static void on_closed(struct mg_carrier *c)
 static const struct mg_carrier_events carrier_events = { .on_stream = on_stream, .on_closed = on_closed };
 
 /* The codec's, or NULL without memory. */
-static void adopt(struct mg_listener *l, struct mg_carrier *c)
+static void adopt(struct terms *terms, struct mg_carrier *c)
 {
     if (!c) {
-        count_out(l);
+        count_out(terms);
         return;
     }
     c->next = carriers;
@@ -120,10 +174,10 @@ static void adopt(struct mg_listener *l, struct mg_carrier *c)
 /* A client that begins with HTTP/2 in clear text, without asking (RFC 9113 3.3). */
 static void on_preface(struct mg_carrier *c, struct mg_transport *t, mg_slice begun)
 {
-    struct mg_listener *l = c->owner;
+    struct terms *terms = c->owner;
 
-    count_in(l);
-    adopt(l, mg_h2_serve(t, &l->settings, &c->info, &carrier_events, l, begun));
+    count_in(terms);
+    adopt(terms, mg_h2_serve(t, &terms->settings, &c->info, &carrier_events, terms, begun));
 }
 
 static const struct mg_carrier_events either_events = {
@@ -132,68 +186,69 @@ static const struct mg_carrier_events either_events = {
     .on_closed = on_closed,
 };
 
-static void serve_tcp(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info,
+static void serve_tcp(struct terms *terms, struct mg_transport *t, const struct mg_peer_info *info,
                       const struct mg_tcp_destination *to)
 {
-    struct mg_carrier *c = mg_tcp_serve(t, &l->listen->times, info, &carrier_events, l);
+    struct mg_carrier *c = mg_tcp_serve(t, &terms->listen.times, info, &carrier_events, terms);
 
-    adopt(l, c);
+    adopt(terms, c);
     if (c)
-        mg_exchange_open_tcp(mg_tcp_stream(c), to, &l->listen->limits);
+        mg_exchange_open_tcp(mg_tcp_stream(c), to, &terms->listen.limits);
 }
 
 /* What TLS has hidden goes where the route leads. */
-static void serve_tcp_in_tls(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info)
+static void serve_tcp_in_tls(struct terms *terms, struct mg_transport *t, const struct mg_peer_info *info)
 {
     struct mg_generation *g = mg_generation_now;
-    const struct mg_route *r = mg_generation_tcp_route(g, &l->listen->address);
+    const struct mg_route *r = mg_generation_tcp_route(g, &terms->listen.address);
     mg_tls_about about;
 
     if (!r || !r->upstream) { /* the script that is in force now knows it no more */
         t->ops->close(t, true);
-        count_out(l);
+        count_out(terms);
         return;
     }
     mg_tls_session_about(info->tls, &about);
-    serve_tcp(l, t, info, &(struct mg_tcp_destination){ g, r, r->upstream, about.sni });
+    serve_tcp(terms, t, info, &(struct mg_tcp_destination){ g, r, r->upstream, about.sni });
 }
 
 /* With TLS the client has chosen its protocol in the handshake (RFC 9113 3.2). */
 static void on_handshake(void *owner, struct mg_transport *t, const struct mg_peer_info *info)
 {
-    struct mg_listener *l = owner;
+    struct terms *terms = owner;
 
     if (!t)
-        count_out(l);
-    else if (l->listen->tcp >= 0)
-        serve_tcp_in_tls(l, t, info);
+        count_out(terms);
+    else if (terms->listen.tcp >= 0)
+        serve_tcp_in_tls(terms, t, info);
     else if (mg_tls_protocol(t) == MG_TLS_HTTP2)
-        adopt(l, mg_h2_serve(t, &l->settings, info, &carrier_events, l, (mg_slice){ "", 0 }));
+        adopt(terms, mg_h2_serve(t, &terms->settings, info, &carrier_events, terms, (mg_slice){ "", 0 }));
     else
-        adopt(l, mg_h1_serve(t, &l->settings, info, &carrier_events, l));
+        adopt(terms, mg_h1_serve(t, &terms->settings, info, &carrier_events, terms));
 }
 
-static void serve(struct mg_listener *l, struct mg_transport *t, const struct mg_peer_info *info)
+static void serve(struct terms *terms, struct mg_transport *t, const struct mg_peer_info *info)
 {
-    if (l->listen->tls) {
-        mg_handshake_begin(t, l->listen->tls, mg_clock_queue(l->listen->limits.handshake_timeout), info, on_handshake,
-                           l);
+    const struct mg_listen *listen = &terms->listen;
+
+    if (listen->tls) {
+        mg_handshake_begin(t, listen->tls, mg_clock_queue(listen->limits.handshake_timeout), info, on_handshake, terms);
         return;
     }
-    adopt(l, mg_h1_serve(t, &l->settings, info, l->listen->http2 ? &either_events : &carrier_events, l));
+    adopt(terms, mg_h1_serve(t, &terms->settings, info, listen->http2 ? &either_events : &carrier_events, terms));
 }
 
 static void on_greeted(void *owner, struct mg_transport *t, const struct mg_peer_info *info,
                        const struct mg_tcp_destination *to)
 {
-    struct mg_listener *l = owner;
+    struct terms *terms = owner;
 
     if (!t)
-        count_out(l);
-    else if (l->listen->tcp >= 0 && !l->listen->tls)
-        serve_tcp(l, t, info, to);
+        count_out(terms);
+    else if (terms->listen.tcp >= 0 && !terms->listen.tls)
+        serve_tcp(terms, t, info, to);
     else
-        serve(l, t, info);
+        serve(terms, t, info);
 }
 
 /* ---- Accepting. ---- */
@@ -213,23 +268,23 @@ static struct mg_endpoint local_end(int fd, const struct mg_listen *listen)
     return mg_endpoint_of(&a);
 }
 
-static void begin(struct mg_listener *l, int fd, const struct mg_address *a)
+static void begin(struct terms *terms, int fd, const struct mg_address *a)
 {
     bool tcp = a->any.sa_family != AF_UNIX;
     struct mg_peer_info info = {
         .client = mg_endpoint_of(a),
-        .local = local_end(fd, l->listen),
-        .trusted = mg_listen_trusts(l->listen, a),
+        .local = local_end(fd, &terms->listen),
+        .trusted = mg_listen_trusts(&terms->listen, a),
     };
     struct mg_transport *t = mg_transport_accepted(fd, tcp);
 
     if (!t)
         return;
-    count_in(l);
-    if (mg_greeting_is_due(l->listen))
-        mg_greeting_begin(t, l->listen, &info, on_greeted, l);
+    count_in(terms);
+    if (mg_greeting_is_due(&terms->listen))
+        mg_greeting_begin(t, &terms->listen, &info, on_greeted, terms);
     else
-        serve(l, t, &info);
+        serve(terms, t, &info);
 }
 
 /* Connections come and go at the limit, so one that was had is not the end of it. */
@@ -260,7 +315,7 @@ static bool accept_one(struct mg_listener *l)
     int fd = accept4(l->accept.fd, &a.any, &a.len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
     if (fd >= 0) {
-        begin(l, fd, &a);
+        begin(l->terms, fd, &a);
         return true;
     }
     switch (errno) {
@@ -285,7 +340,7 @@ static bool accept_one(struct mg_listener *l)
 static void on_accept(struct ev_loop *loop, ev_io *w, int events)
 {
     struct mg_listener *l = w->data;
-    const mg_limits *limits = &l->listen->limits;
+    const mg_limits *limits = &l->terms->listen.limits;
 
     (void)events;
     for (int i = 0; i < ACCEPTS_A_TURN; i++) {
@@ -305,15 +360,33 @@ struct mg_listener *mg_listener_new(struct ev_loop *loop, int fd, const struct m
 {
     struct mg_listener *l = calloc(1, sizeof(*l));
 
-    if (!l)
+    if (!l || !(l->terms = terms_new(l, listen))) {
+        free(l);
         return NULL;
+    }
     l->loop = loop;
-    l->listen = listen;
-    l->settings = (struct mg_h1_settings){ &listen->limits, listen->times, &draining };
     ev_io_init(&l->accept, on_accept, fd, EV_READ);
     ev_timer_init(&l->pause, on_pause, PAUSE, 0);
     l->accept.data = l->pause.data = l;
     return l;
+}
+
+bool mg_listener_settle(struct mg_listener *l, const struct mg_listen *listen)
+{
+    struct terms *t = terms_new(l, listen);
+
+    if (!t)
+        return false;
+    terms_drop(l->terms);
+    l->terms = t;
+    if (l->full)
+        resume_accepting(l);
+    return true;
+}
+
+const struct mg_address *mg_listener_address(const struct mg_listener *l)
+{
+    return &l->terms->listen.address;
 }
 
 void mg_listener_start(struct mg_listener *l)
@@ -332,10 +405,14 @@ void mg_listener_stop(struct mg_listener *l)
     close(l->accept.fd);
 }
 
-void mg_listener_free(struct mg_listener *l)
+void mg_listener_remove(struct mg_listener *l)
 {
+    /* Who has connected already is not turned away. */
+    for (int i = 0; l->started && !l->full && i < ACCEPTS_A_TURN && accept_one(l); i++)
+        ;
     mg_listener_stop(l);
-    free(l);
+    l->removed = true;
+    free_removed(l);
 }
 
 void mg_listener_drain(void)

@@ -23,19 +23,21 @@ static const char help[] =
     "  moongate [options] FILE      serve what the script FILE declares, in the foreground\n"
     "  moongate check FILE          load FILE and print listeners, routes and upstreams; binds nothing\n"
     "  moongate status [--json]     what a running moongate has open\n"
+    "  moongate reload [--json]     load the script of a running moongate anew: in all workers, or in none\n"
     "  moongate stop                end a running moongate\n"
     "\n"
     "  --workers N       worker processes, instead of what the script says (default: one a processor)\n"
-    "  --control PATH    the control socket: made by the server, asked by status and stop\n"
-    "                    (default for status and stop: $MOONGATE_CONTROL)\n"
+    "  --control PATH    the control socket: made by the server, asked by status, reload and stop\n"
+    "                    (default for those: $MOONGATE_CONTROL)\n"
     "  --log LEVEL       debug, info, warn, error or none, instead of what the script says\n"
     "  --error-log PATH  the error log's file, instead of standard error\n"
     "  --shared SIZE     room for what workers share, such as dictionaries (default: 1G, taken as it is used)\n"
-    "  --json            status as one line of JSON\n"
+    "  --json            the answer as one line of JSON\n"
     "  --help, --version\n"
     "\n"
-    "Signals: TERM and INT stop at once, QUIT finishes what is in progress first, USR1 opens the logs again.\n"
-    "Exit status: 0 fine, 1 a bad script or a failure to start, 2 a mistake on the command line.\n";
+    "Signals: TERM and INT stop at once, QUIT finishes what is in progress first, HUP reloads,\n"
+    "USR1 opens the logs again.\n"
+    "Exit status: 0 fine, 1 a bad script or a failure to start or to reload, 2 a mistake on the command line.\n";
 
 struct line {
     struct mg_master_options master;
@@ -198,9 +200,9 @@ static int run(struct line *l, int count, char **words)
         return misuse("a script is needed: moongate gateway.lua", NULL);
     if (strcmp(first, "check") == 0)
         return count == 2 ? check(words[1]) : misuse("check needs one file: moongate check gateway.lua", NULL);
-    if (strcmp(first, "status") == 0 || strcmp(first, "stop") == 0)
+    if (strcmp(first, "status") == 0 || strcmp(first, "reload") == 0 || strcmp(first, "stop") == 0)
         return count == 1 ? ask(l, first) : misuse("one word too many:", words[1]);
-    if (strcmp(first, "reload") == 0 || strcmp(first, "upgrade") == 0) {
+    if (strcmp(first, "upgrade") == 0) {
         fprintf(stderr, "moongate: %s is not available in this version\n", first);
         return 1;
     }

@@ -2,7 +2,8 @@
  *
  * Loading (prepare) and serving (commit) are two steps: between them stands
  * the master's word. A generation that another one has replaced is closed
- * when nothing refers to it any more. */
+ * when nothing refers to it any more; its VM at the latest when drain_timeout
+ * is over. */
 #include "worker.h"
 
 #include <signal.h>
@@ -27,11 +28,10 @@
 #include "script.h"
 #include "sink.h"
 #include "tcp.h"
-#include "tls.h"
 #include "transport.h"
 #include "vm.h"
 
-enum { GENERATIONS_MOST = 16 };
+enum { REPORT_MOST = 4096, REPORTED_MOST = 16 };
 static const double REBUILD_AGAIN = 1.0; /* seconds until a script that fails to load is tried again */
 
 static struct worker {
@@ -39,15 +39,14 @@ static struct worker {
     struct ev_loop *loop;
     ev_io channel;
     ev_prepare before_sleep;
-    ev_timer drain, rebuild;
+    ev_timer drain, rebuild, overdue;
     ev_signal term;
-    struct mg_listen listens[MG_BINDS_MOST]; /* the worker's own copy: connections outlive generations */
     struct mg_listener *listeners[MG_BINDS_MOST];
     unsigned listener_count;
-    struct mg_generation *retired[GENERATIONS_MOST];
-    struct mg_generation *loading; /* the first one, while its init hooks run */
-    unsigned generations;          /* loaded so far */
-    unsigned declared;             /* chunks of arenas that hold what scripts declared */
+    struct mg_generation *retired;
+    struct mg_generation *candidate; /* loading, or waiting for the master's word */
+    struct mg_generation *rebuilt;   /* loading, in the place of one whose VM was lost */
+    unsigned declared;               /* chunks of arenas that hold what scripts declared */
     bool draining, ended, resolving;
     int status;
 } w;
@@ -64,31 +63,92 @@ static void drop_generation(struct mg_generation *g)
 
 static void close_retired(void)
 {
-    for (unsigned i = 0; i < GENERATIONS_MOST; i++) {
-        struct mg_generation *g = w.retired[i];
-        if (!g || g->exchanges)
+    for (struct mg_generation **at = &w.retired; *at;) {
+        struct mg_generation *g = *at;
+        if (g->exchanges) {
+            at = &g->next;
             continue;
-        w.retired[i] = NULL;
+        }
+        *at = g->next;
         drop_generation(g);
     }
 }
 
-/* Its exchanges end with it; it goes when they have. With no place left it stays for good. */
-static void retire(struct mg_generation *g)
+/* When the VM of a retired generation is closed, whoever is in it; 0: never. */
+static double deadline_of(const struct mg_generation *g)
+{
+    double timeout = g->settings.drain_timeout;
+
+    return g->state == MG_GENERATION_CUT || !(timeout > 0) ? 0 : g->retired + timeout;
+}
+
+static void await_overdue(void)
+{
+    double first = 0;
+
+    for (const struct mg_generation *g = w.retired; g; g = g->next) {
+        double deadline = deadline_of(g);
+        if (deadline > 0 && (first == 0 || deadline < first))
+            first = deadline;
+    }
+    ev_timer_stop(w.loop, &w.overdue);
+    if (first == 0)
+        return;
+    double rest = first - mg_clock_now();
+    ev_timer_set(&w.overdue, rest > 0 ? rest : 0, 0);
+    ev_timer_start(w.loop, &w.overdue);
+}
+
+static void on_overdue(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop;
+    (void)t;
+    (void)events;
+    for (struct mg_generation *g = w.retired; g; g = g->next) {
+        double deadline = deadline_of(g);
+        if (deadline == 0 || deadline > mg_clock_now())
+            continue;
+        mg_log(MG_LOG_WARN,
+               "generation %u: drain_timeout is over: its VM is closed; %u exchanges of it may go on only "
+               "without hooks",
+               g->number, g->exchanges);
+        g->state = MG_GENERATION_CUT;
+        mg_vm_cut(g);
+    }
+    await_overdue();
+}
+
+/* It goes when its exchanges have ended, and never at once: it may be on the stack. */
+static void put_away(struct mg_generation *g)
 {
     g->state = MG_GENERATION_RETIRED;
-    for (unsigned i = 0; i < GENERATIONS_MOST; i++) {
-        if (!w.retired[i]) {
-            w.retired[i] = g;
-            return;
-        }
-    }
+    g->on_lost = NULL;
+    g->retired = mg_clock_now();
+    g->next = w.retired;
+    w.retired = g;
+    await_overdue();
+}
+
+static void retire(struct mg_generation *g)
+{
+    put_away(g);
+    mg_vm_retire(g);
+}
+
+/* Worker 0 is asked first in a reload: it says what has changed. */
+static void outline(struct mg_generation *g)
+{
+    size_t len;
+
+    if (w.options->number == 0)
+        g->outline = mg_vm_ask(g, "moongate.outline", "", "", &len);
 }
 
 /* Runs the script in a fresh VM. NULL with the text for the user. */
-static struct mg_generation *prepare(void (*on_ready)(struct mg_generation *, enum mg_status), mg_slice *problem)
+static struct mg_generation *load(unsigned number, void (*on_ready)(struct mg_generation *, enum mg_status),
+                                  mg_slice *problem)
 {
-    struct mg_generation *g = mg_generation_new(++w.generations);
+    struct mg_generation *g = mg_generation_new(number);
 
     if (!g) {
         *problem = mg_slice_of("out of memory");
@@ -99,6 +159,7 @@ static struct mg_generation *prepare(void (*on_ready)(struct mg_generation *, en
     if (mg_vm_load(g, w.options->script, problem) == MG_OK) {
         g->declared = mg_arena_live() - before;
         w.declared += g->declared;
+        outline(g);
         return g;
     }
     mg_generation_free(g);
@@ -117,25 +178,32 @@ static void put_in_force(struct mg_generation *g)
     mg_vm_start(g);
 }
 
+static const char *fault_of(const struct mg_generation *g)
+{
+    return g->fault ? g->fault : "an init hook failed; the log says how";
+}
+
 static void on_rebuilt(struct mg_generation *g, enum mg_status status)
 {
+    w.rebuilt = NULL;
     if (status == MG_OK) {
         put_in_force(g);
         mg_log(MG_LOG_WARN, "the VM was built anew");
         return;
     }
-    mg_log(MG_LOG_ERROR, "the VM could not be built anew: an init hook failed");
-    retire(g);
+    mg_log(MG_LOG_ERROR, "the VM could not be built anew: %s", fault_of(g));
+    put_away(g);
     ev_timer_again(w.loop, &w.rebuild);
 }
 
 static void rebuild(void)
 {
     mg_slice problem;
-    struct mg_generation *g = prepare(on_rebuilt, &problem);
+    struct mg_generation *g = load(mg_generation_now->number, on_rebuilt, &problem);
 
     if (g) {
         ev_timer_stop(w.loop, &w.rebuild);
+        w.rebuilt = g;
         mg_vm_init(g);
         return;
     }
@@ -157,7 +225,15 @@ static void on_lost(struct mg_generation *g)
     rebuild();
 }
 
-/* ---- Words to and from the master. ---- */
+/* What was loaded and will not be in force. */
+static void forget(struct mg_generation **g)
+{
+    if (*g)
+        put_away(*g);
+    *g = NULL;
+}
+
+/* ---- Prepare. ---- */
 
 static void finish(int status)
 {
@@ -166,10 +242,13 @@ static void finish(int status)
     ev_break(w.loop, EVBREAK_ALL);
 }
 
-static void fail(mg_slice problem)
+/* Nothing has changed, and nothing will; at the start there is nothing to go on with. */
+static void refuse(mg_slice problem)
 {
     mg_channel_send(w.options->channel, MG_WORD_FAILED, problem.ptr, problem.len, NULL, 0);
-    finish(1);
+    forget(&w.candidate);
+    if (!mg_generation_now)
+        finish(1);
 }
 
 static void describe_bind(struct mg_bind *b, const struct mg_listen *l)
@@ -180,91 +259,264 @@ static void describe_bind(struct mg_bind *b, const struct mg_listen *l)
     snprintf(b->where, sizeof(b->where), "%.*s", (int)l->where.len, l->where.ptr);
 }
 
-static void on_prepared(struct mg_generation *g, enum mg_status status)
+/* What is different in g, for whoever asked for the reload; NULL: not known. */
+static char *compare(struct mg_generation *g, size_t *len)
 {
-    if (status != MG_OK) {
-        fail(MG_LIT("an init hook failed; the log says how"));
-        return;
-    }
-    if (g->listen_count > MG_BINDS_MOST) {
-        fail(MG_LIT("more listeners than can be handed over"));
-        return;
-    }
-    size_t size = sizeof(struct mg_ready) + g->listen_count * sizeof(struct mg_bind);
-    struct mg_ready *r = calloc(1, size);
-    if (!r) {
-        fail(MG_LIT("out of memory"));
-        return;
-    }
-    r->drain_timeout = g->settings.drain_timeout;
-    r->workers = g->settings.workers;
-    if (!mg_text_equal(g->settings.error_log, MG_LIT("stderr")))
-        snprintf(r->error_log, sizeof(r->error_log), "%.*s", (int)g->settings.error_log.len, g->settings.error_log.ptr);
-    r->count = g->listen_count;
-    for (unsigned i = 0; i < r->count; i++)
-        describe_bind(&r->binds[i], &g->listens[i]);
-    w.loading = NULL;
-    mg_generation_now = g; /* not in force yet, but the one to commit */
-    if (!mg_channel_send(w.options->channel, MG_WORD_READY, r, size, NULL, 0))
-        finish(1);
-    free(r);
+    *len = 0;
+    if (!mg_generation_now || !mg_generation_now->outline || !g->outline)
+        return NULL;
+    char *text = mg_vm_ask(g, "moongate.changes", mg_generation_now->outline, g->outline, len);
+    *len += text != NULL; /* with the zero byte at its end */
+    return text;
 }
 
-/* The networks are copied too: the generation may go before the listener does. */
-static void keep_listen(struct mg_listen *to, const struct mg_listen *from)
+static bool send_ready(struct mg_generation *g)
 {
-    *to = *from;
-    if (to->tls)
-        mg_tls_hold(to->tls);
-    to->text = to->where = (mg_slice){ "", 0 };
-    to->trusted = NULL;
-    if (!from->trusted_count)
+    size_t changes, size = sizeof(struct mg_ready) + g->listen_count * sizeof(struct mg_bind);
+    char *text = compare(g, &changes);
+
+    if (size + changes > MG_LETTER_MOST)
+        changes = 0;
+    struct mg_ready *r = calloc(1, size + changes);
+    if (r) {
+        r->drain_timeout = g->settings.drain_timeout;
+        r->workers = g->settings.workers;
+        if (!mg_text_equal(g->settings.error_log, MG_LIT("stderr")))
+            snprintf(r->error_log, sizeof(r->error_log), "%.*s", (int)g->settings.error_log.len,
+                     g->settings.error_log.ptr);
+        r->count = g->listen_count;
+        for (unsigned i = 0; i < r->count; i++)
+            describe_bind(&r->binds[i], &g->listens[i]);
+        r->changes = (unsigned)changes;
+        if (changes)
+            memcpy((char *)r + size, text, changes);
+    }
+    bool sent = r && mg_channel_send(w.options->channel, MG_WORD_READY, r, size + changes, NULL, 0);
+    free(text);
+    free(r);
+    return sent;
+}
+
+static void on_prepared(struct mg_generation *g, enum mg_status status)
+{
+    if (status != MG_OK)
+        refuse(mg_slice_of(fault_of(g)));
+    else if (g->listen_count > MG_BINDS_MOST)
+        refuse(MG_LIT("more listeners than can be handed over"));
+    else if (!send_ready(g))
+        refuse(MG_LIT("the worker is out of memory"));
+}
+
+/* Its VM was lost to an init hook that did not stop. */
+static void on_candidate_lost(struct mg_generation *g)
+{
+    if (!g->ready_known)
+        refuse(MG_LIT("an init hook took longer than cpu_budget and did not stop; the log says more"));
+}
+
+static void prepare(const struct mg_letter *l)
+{
+    uint32_t number = 0;
+    mg_slice problem;
+
+    if (l->len == sizeof(number))
+        memcpy(&number, l->body, sizeof(number));
+    forget(&w.candidate);
+    struct mg_generation *g = load(number, on_prepared, &problem);
+    if (!g) {
+        refuse(problem);
         return;
-    to->trusted = malloc(from->trusted_count * sizeof(*to->trusted));
-    if (to->trusted)
-        memcpy(to->trusted, from->trusted, from->trusted_count * sizeof(*to->trusted));
+    }
+    w.candidate = g;
+    g->on_lost = on_candidate_lost;
+    const char *wrong = mg_access_check(&g->settings);
+    if (wrong)
+        refuse(mg_slice_of(wrong));
     else
-        to->trusted_count = 0;
+        mg_vm_init(g);
+}
+
+/* ---- Commit. ---- */
+
+static void open_error_log(const mg_settings *s)
+{
+    char path[MG_WHERE_TEXT];
+
+    if (w.options->error_log_given || mg_text_equal(s->error_log, MG_LIT("stderr")))
+        return;
+    snprintf(path, sizeof(path), "%.*s", (int)s->error_log.len, s->error_log.ptr);
+    (void)mg_log_open(path); /* the master says what is wrong with it */
+}
+
+/* Which listener it is; listener_count: none. */
+static unsigned find_listener(const struct mg_address *a)
+{
+    unsigned i = 0;
+
+    while (i < w.listener_count && !mg_address_equal(mg_listener_address(w.listeners[i]), a))
+        i++;
+    return i;
+}
+
+static bool listens_at(const struct mg_generation *g, const struct mg_address *a)
+{
+    for (unsigned i = 0; i < g->listen_count; i++)
+        if (mg_address_equal(&g->listens[i].address, a))
+            return true;
+    return false;
+}
+
+static void remove_listeners(const struct mg_generation *g)
+{
+    for (unsigned i = w.listener_count; i-- > 0;) {
+        if (listens_at(g, mg_listener_address(w.listeners[i])))
+            continue;
+        mg_listener_remove(w.listeners[i]);
+        w.listeners[i] = w.listeners[--w.listener_count];
+    }
+}
+
+static bool add_listener(const struct mg_listen *listen, int fd)
+{
+    if (find_listener(&listen->address) < w.listener_count) {
+        close(fd);
+        return true;
+    }
+    struct mg_listener *l = mg_listener_new(w.loop, fd, listen);
+    if (!l)
+        return false;
+    w.listeners[w.listener_count++] = l;
+    mg_listener_start(l);
+    return true;
+}
+
+static bool take_listeners(const struct mg_generation *g, const struct mg_letter *l)
+{
+    const uint32_t *numbers = (const uint32_t *)l->body;
+
+    if (l->fd_count != l->len / sizeof(*numbers))
+        return false; /* no descriptor was left for them */
+    remove_listeners(g);
+    for (unsigned i = 0; i < g->listen_count; i++) {
+        unsigned n = find_listener(&g->listens[i].address);
+        if (n < w.listener_count && !mg_listener_settle(w.listeners[n], &g->listens[i]))
+            return false;
+    }
+    for (unsigned i = 0; i < l->fd_count; i++)
+        if (numbers[i] >= g->listen_count || !add_listener(&g->listens[numbers[i]], l->fds[i]))
+            return false;
+    return true;
+}
+
+static bool is_same_log(const mg_settings *a, const mg_settings *b)
+{
+    return mg_text_equal(a->access_log, b->access_log) && mg_text_equal(a->log_format, b->log_format) &&
+           mg_text_equal(a->log_fields, b->log_fields) && a->log_flush == b->log_flush;
+}
+
+static void take_settings(const mg_settings *s, const mg_settings *before)
+{
+    enum mg_log_level level;
+    const char *problem = NULL;
+
+    if (!mg_text_equal(s->error_log, before->error_log))
+        open_error_log(s);
+    if (!w.options->log_level_given && mg_log_level_named(s->log_level, &level))
+        mg_log_level = level;
+    (void)mg_budget_start(s->cpu_budget);
+    if (!is_same_log(s, before)) {
+        mg_sink_close();
+        problem = mg_access_open(s);
+    }
+    if (problem)
+        mg_log(MG_LOG_ERROR, "%s; no access log is written", problem);
+    if (!mg_text_equal(s->resolver, before->resolver) || s->shared_size != before->shared_size)
+        mg_log(MG_LOG_WARN, "gate.set: resolver and shared_size count from the next start on");
 }
 
 static void commit(const struct mg_letter *l)
 {
-    struct mg_generation *g = mg_generation_now;
-    const uint32_t *numbers = (const uint32_t *)l->body;
+    struct mg_generation *g = w.candidate;
 
-    for (unsigned i = 0; i < l->fd_count; i++) {
-        keep_listen(&w.listens[i], &g->listens[numbers[i]]);
-        w.listeners[i] = mg_listener_new(w.loop, l->fds[i], &w.listens[i]);
-        if (!w.listeners[i]) {
-            finish(1);
-            return;
-        }
-        w.listener_count++;
+    if (!g || !take_listeners(g, l)) {
+        mg_log(MG_LOG_ERROR, "generation %u can't be put in force: no memory or no descriptor is left",
+               g ? g->number : 0);
+        finish(1);
+        return;
     }
-    mg_generation_now = NULL;
+    w.candidate = NULL;
+    ev_timer_stop(w.loop, &w.rebuild);
+    forget(&w.rebuilt);
+    if (mg_generation_now)
+        take_settings(&g->settings, &mg_generation_now->settings);
     put_in_force(g);
-    for (unsigned i = 0; i < w.listener_count; i++)
-        mg_listener_start(w.listeners[i]);
+    mg_channel_send(w.options->channel, MG_WORD_IN_FORCE, NULL, 0, NULL, 0);
+}
+
+/* ---- Status. ---- */
+
+static size_t report_generation(char *to, size_t size, const struct mg_generation *g)
+{
+    static const char *const states[] = { "loading", "ready", "in force", "retired", "cut", "failed" };
+    bool old = g->state == MG_GENERATION_RETIRED || g->state == MG_GENERATION_CUT;
+
+    return (size_t)snprintf(
+        to, size, "{\"number\":%u,\"state\":\"%s\",\"retired_for\":%.0f,\"exchanges\":%u,\"memory\":%.0f}", g->number,
+        states[g->state], old ? mg_clock_now() - g->retired : 0, g->exchanges, mg_vm_memory(g));
+}
+
+struct sums {
+    int tickets, fibers, requests;
+    unsigned tasks;
+};
+
+static void add_counts(struct sums *s, const struct mg_generation *g)
+{
+    s->tickets += g->tickets.used;
+    s->fibers += g->lua.fibers;
+    s->requests += g->lua.requests;
+    s->tasks += g->tasks;
+}
+
+static size_t report_worker(char *to, size_t size, const struct mg_generation *now)
+{
+    struct sums s = { 0 };
+
+    add_counts(&s, now);
+    for (const struct mg_generation *g = w.retired; g; g = g->next)
+        add_counts(&s, g);
+    return (size_t)snprintf(
+        to, size,
+        "{\"number\":%d,\"pid\":%d,\"generation\":%u,\"served\":%llu,\"connections\":%u,\"exchanges\":%u,"
+        "\"streams\":%u,\"blocks\":%u,\"arenas\":%u,\"tickets\":%d,\"tasks\":%u,\"fibers\":%d,\"requests\":%d,"
+        "\"sockets\":%u,\"fetches\":%u,\"coders\":%u,\"dials\":%u,\"idle\":%u,\"lookups\":%u,\"queued\":%u,"
+        "\"memory\":%.0f,\"log_dropped\":%lu,\"generations\":[",
+        w.options->number, (int)getpid(), now->number, (unsigned long long)mg_engine_served(),
+        mg_listener_connections(), mg_engine_live(), mg_h1_streams() + mg_h2_streams() + mg_tcp_streams(),
+        mg_block_live(), mg_arena_live() - w.declared, s.tickets, s.tasks, s.fibers, s.requests, mg_outside_live(),
+        mg_fetch_live(), mg_coding_live(), mg_dial_live(), mg_dial_idle(), mg_resolve_live(), mg_attempt_queued(),
+        mg_vm_memory(now), mg_sink_dropped());
 }
 
 static void report(void)
 {
-    const struct mg_generation *g = mg_generation_now ? mg_generation_now : w.loading;
-    char text[1024];
-    int n = snprintf(
-        text, sizeof(text),
-        "{\"number\":%d,\"pid\":%d,\"generation\":%u,\"served\":%llu,\"connections\":%u,\"exchanges\":%u,"
-        "\"streams\":%u,\"blocks\":%u,\"arenas\":%u,\"tickets\":%d,\"tasks\":%u,\"fibers\":%d,\"requests\":%d,"
-        "\"sockets\":%u,\"fetches\":%u,\"coders\":%u,\"dials\":%u,\"idle\":%u,\"lookups\":%u,\"queued\":%u,"
-        "\"memory\":%.0f,\"log_dropped\":%lu}",
-        w.options->number, (int)getpid(), g->number, (unsigned long long)mg_engine_served(), mg_listener_connections(),
-        mg_engine_live(), mg_h1_streams() + mg_h2_streams() + mg_tcp_streams(), mg_block_live(),
-        mg_arena_live() - w.declared, g->tickets.used, g->tasks, g->lua.fibers, g->lua.requests, mg_outside_live(),
-        mg_fetch_live(), mg_coding_live(), mg_dial_live(), mg_dial_idle(), mg_resolve_live(), mg_attempt_queued(),
-        mg_vm_memory(g), mg_sink_dropped());
+    const struct mg_generation *now = mg_generation_now ? mg_generation_now : w.candidate;
+    char text[REPORT_MOST];
+    unsigned told = 0;
 
-    mg_channel_send(w.options->channel, MG_WORD_STATUS, text, (size_t)n, NULL, 0);
+    if (!now)
+        return;
+    size_t n = report_worker(text, sizeof(text), now);
+    n += report_generation(text + n, sizeof(text) - n, now);
+    for (const struct mg_generation *g = w.retired; g && told < REPORTED_MOST; g = g->next, told++) {
+        text[n++] = ',';
+        n += report_generation(text + n, sizeof(text) - n, g);
+    }
+    n += (size_t)snprintf(text + n, sizeof(text) - n, "]}");
+    mg_channel_send(w.options->channel, MG_WORD_STATUS, text, n, NULL, 0);
 }
+
+/* ---- Words from the master. ---- */
 
 static void stop_listening(void)
 {
@@ -298,8 +550,14 @@ static void drain(void)
 static void hear(const struct mg_letter *l)
 {
     switch (l->word) {
+    case MG_WORD_PREPARE:
+        prepare(l);
+        return;
     case MG_WORD_COMMIT:
         commit(l);
+        return;
+    case MG_WORD_ABANDON:
+        forget(&w.candidate);
         return;
     case MG_WORD_STATUS:
         report();
@@ -316,6 +574,7 @@ static void hear(const struct mg_letter *l)
         return;
     case MG_WORD_READY:
     case MG_WORD_FAILED:
+    case MG_WORD_IN_FORCE:
         break;
     }
 }
@@ -391,16 +650,6 @@ static void say_who(int number)
     mg_log_who(who);
 }
 
-static void open_error_log(const mg_settings *s)
-{
-    char path[MG_WHERE_TEXT];
-
-    if (w.options->error_log_given || mg_text_equal(s->error_log, MG_LIT("stderr")))
-        return;
-    snprintf(path, sizeof(path), "%.*s", (int)s->error_log.len, s->error_log.ptr);
-    (void)mg_log_open(path); /* the master says what is wrong with it */
-}
-
 static bool open_services(const mg_settings *s)
 {
     static char servers[256];
@@ -412,30 +661,31 @@ static bool open_services(const mg_settings *s)
     if (!w.options->log_level_given && mg_log_level_named(s->log_level, &level))
         mg_log_level = level;
     if (!mg_resolve_start(w.loop, s->resolver.len ? servers : NULL)) {
-        fail(MG_LIT("the resolver can't be started; look at gate.set{ resolver = ... } and /etc/resolv.conf"));
+        refuse(MG_LIT("the resolver can't be started; look at gate.set{ resolver = ... } and /etc/resolv.conf"));
         return false;
     }
     w.resolving = true;
     if (!mg_budget_start(s->cpu_budget)) {
-        fail(MG_LIT("the CPU clock for cpu_budget can't be started"));
+        refuse(MG_LIT("the CPU clock for cpu_budget can't be started"));
         return false;
     }
     const char *problem = mg_access_open(s);
     if (problem)
-        fail(mg_slice_of(problem));
+        refuse(mg_slice_of(problem));
     return !problem;
 }
 
 static bool start(void)
 {
     mg_slice problem;
-    struct mg_generation *g = prepare(on_prepared, &problem);
+    struct mg_generation *g = load(w.options->generation, on_prepared, &problem);
 
     if (!g) {
-        fail(problem);
+        refuse(problem);
         return false;
     }
-    w.loading = g; /* until on_prepared */
+    w.candidate = g;
+    g->on_lost = on_candidate_lost;
     if (!open_services(&g->settings))
         return false;
     mg_vm_init(g);
@@ -457,14 +707,11 @@ static void end(void)
     flush();
     if (mg_generation_now)
         drop_generation(mg_generation_now);
-    if (w.loading)
-        drop_generation(w.loading);
+    forget(&w.candidate);
+    forget(&w.rebuilt);
     close_retired();
-    for (unsigned i = 0; i < w.listener_count; i++) {
-        mg_listener_free(w.listeners[i]);
-        free(w.listens[i].trusted);
-        mg_tls_drop(w.listens[i].tls);
-    }
+    for (unsigned i = 0; i < w.listener_count; i++)
+        mg_listener_remove(w.listeners[i]);
     mg_sink_close();
     if (w.resolving)
         mg_resolve_stop();
@@ -498,6 +745,7 @@ int mg_worker_run(const struct mg_worker_options *options)
     ev_signal_start(w.loop, &w.term);
     ev_init(&w.rebuild, on_rebuild);
     w.rebuild.repeat = REBUILD_AGAIN;
+    ev_init(&w.overdue, on_overdue);
     if (start() && !w.ended)
         ev_run(w.loop, 0);
     end();

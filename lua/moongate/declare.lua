@@ -217,6 +217,7 @@ function declare.listen(options)
   if read.tls then
     local protocols = C.MG_TLS_HTTP1 + (read.http2 and C.MG_TLS_HTTP2 or 0)
     record.tls = tls.for_clients(read.tls, read.tcp and 0 or protocols, fail)
+    record.tls_options = read.tls
   end
   for key in pairs(limits) do record.limits[key] = read[key] end
   for _, other in ipairs(declared.listens) do
@@ -305,7 +306,7 @@ function declare.upstream(name, options)
   need_table(options, fail, "described by a table with peers in it")
   local read = schema.read(options, upstream_keys, fail)
   local peers = read_peers(read.peers, fail)
-  local record = { name = name, place = place, peers = peers, attempt = read.attempt }
+  local record = { name = name, place = place, peers = peers, attempt = read.attempt, options = read }
   record.balance = read.balance or "round_robin"
   record.http2 = read.protocol == "h2"
   record.retry = type(read.retry) == "function" and read.retry or nil

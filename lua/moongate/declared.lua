@@ -3,8 +3,9 @@
 -- declare.lua files them, finish.lua hands them to the core, check.lua prints them.
 return {
   set = {},           -- what gate.set was given
-  listens = {},       -- { address, backlog, trusted, limits, place }
-  upstreams = {},     -- { name, object, pointer, peers, balance, attempt, retry, place }; also by name and by object
+  listens = {},       -- { address, backlog, trusted, tls, tls_options, limits, place }
+  -- { name, object, pointer, peers, balance, attempt, retry, options, place }; also by name and by object
+  upstreams = {},
   routes = {},        -- { pattern, methods, name, policies, upstream, handler, limits, place, number }
   by_number = {},     -- the core's number of a route -> its record
   uses = {},          -- policies, as policy.lua makes them

@@ -18,7 +18,10 @@ local failed
 
 local function init_ended(f, ok, _, trace, waited)
   failed = not ok
-  if trace then log.error(("init of policy %s: %s"):format(f.entry and f.entry.label or "?", trace)) end
+  if trace then
+    local fault = ("init of policy %s: %s"):format(f.entry and f.entry.label or "?", trace)
+    C.mg_generation_fault(state.generation, fault, #fault)
+  end
   f.owner:close()
   if waited then C.mg_generation_ready(state.generation, ok and C.MG_OK or C.MG_MALFORMED) end
 end

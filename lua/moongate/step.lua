@@ -60,6 +60,7 @@ local events = {
   [C.MG_EVENT_CLOSED] = function(slot) connection.close(slot) end,
   [C.MG_EVENT_INIT] = function() return generation.init() end,
   [C.MG_EVENT_START] = function() timer.start() end,
+  [C.MG_EVENT_RETIRE] = function() timer.retire() end,
   [C.MG_EVENT_EXIT] = function() generation.exit() end,
 }
 

@@ -11,6 +11,8 @@ local timer = {}
 timer.__index = timer
 
 local declared = {}     -- at the top level: they begin with START
+local begun = {}        -- those whose next run is still to come, as keys
+local retired = false
 
 local function explain(thrown)
   if thrown == fiber.gone then return thrown end
@@ -30,12 +32,16 @@ local function tick(self)
 end
 
 local function ended(f)
+  begun[f.a] = nil
   f.a.owner:close()
 end
 
 local function begin(self)
+  if retired then return end
   self.owner = owner.new()
-  if self.owner then self.fiber = fiber.later(self.owner, tick, self, nil, ended) end
+  if not self.owner then return end
+  begun[self] = true
+  self.fiber = fiber.later(self.owner, tick, self, nil, ended)
 end
 
 --- No further run; one that is under way goes on.
@@ -76,6 +82,14 @@ function timer.start()
     if not self.stopped then begin(self) end
   end
   declared = {}
+end
+
+--- Another generation is in force: its own timers do the work now. A run that is under way goes on.
+function timer.retire()
+  retired = true
+  local list = {}
+  for self in pairs(begun) do list[#list + 1] = self end
+  for _, self in ipairs(list) do self:stop() end
 end
 
 return timer

@@ -378,7 +378,7 @@ shows("init hooks may wait; one that throws refuses the generation", function()
   equal(core.ready, 0)
   state.init[1] = { fn = function() error "no" end, label = "b" }
   equal(core.step(C.MG_EVENT_INIT, 0), -1)
-  assert(core.log[1]:find "init of policy b: ")
+  assert(core.fault:find "init of policy b: ")
   equal(core.tasks, 0)
 end)
 

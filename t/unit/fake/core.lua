@@ -226,6 +226,7 @@ function fake.mg_task_open()
 end
 function fake.mg_task_close() core.tasks = core.tasks - 1 end
 function fake.mg_generation_ready(_, code) core.ready = code end
+function fake.mg_generation_fault(_, ptr, len) core.fault = ffi.string(ptr, len) end
 local counts = { fibers = 0, requests = 0 }
 core.counts = counts
 function fake.mg_lua_count() return counts end
