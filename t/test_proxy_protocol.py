@@ -195,6 +195,12 @@ def test_connections_that_wait_for_a_header_are_cut_at_the_end(behind):
     assert connection.ended() == b""
 
 
+def test_a_header_comes_over_a_unix_socket(behind, tmp_path):
+    gate = behind(path=tmp_path / "gate.sock", listen='trusted = { "unix" }')
+
+    assert gate.raw().send(version2() + request()).response().body == b"192.0.2.7 51234 443"
+
+
 def test_http2_follows_a_header(behind):
     gate = behind()
 

@@ -590,6 +590,44 @@ def test_a_tunnel_is_cut_when_drain_timeout_is_over(route, origin):
     assert gate.wait_exit() == 0
 
 
+def test_a_tunnel_is_cut_when_the_process_is_stopped(route, origin):
+    ended = []
+
+    def play(connection):
+        connection.send("a")
+        ended.append(connection.ended())
+    gate = route(origin.plays(play))
+    client = gate.raw()
+    assert client.exactly(1) == b"a"
+
+    gate.signal(15)
+
+    assert gate.wait_exit() == 0
+    assert client.ended() == b""
+    wait_until(lambda: ended == [b""])
+    assert gate.access_log()[0]["bytes_out"] == 1
+
+
+@pytest.mark.parametrize("hook", ["", "balance = function(req, peers) gate.sleep(0.001) return peers[1] end"],
+                         ids=["no-hook", "balance"])
+def test_a_tunnel_goes_on_when_the_vm_is_lost(moongate, origin, hook):
+    port = free_port()
+    gate = moongate(f"""
+        gate.set {{ cpu_budget = 0.05 }}
+        gate.listen {{ "127.0.0.1:{port}", tcp = gate.upstream("app", {{ peers = {{ "{origin.plays(echo)}" }}, {hook} }}) }}
+        gate.route {{ "/bad", handler = function() string.find(("a"):rep(80), ("a-"):rep(30) .. "b") end }}""")
+    gate.expect_error(".")
+    with socket.create_connection(("127.0.0.1", port), 10) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+
+        assert gate.get("/bad").status == 500
+        gate.wait_log("built anew")
+
+        sock.sendall(b"y")
+        assert sock.recv(1) == b"y"
+
+
 # ---- PROXY headers. ----
 
 def test_a_route_behind_a_proxy_header_is_of_the_client_that_is_named(route, origin):

@@ -8,4 +8,5 @@ gate.listen { env "IP" .. ":" .. env "PORT" + 100, idle_timeout = 300 }
 gate.listen {
   env "IP" .. ":" .. env "PORT" + 200, idle_timeout = 300, tls = { cert = env "CERT", key = env "KEY" },
 }
+gate.listen { env "IP" .. ":" .. env "PORT" + 300, tcp = "origin" }
 gate.route { "/*", upstream = gate.upstream("origin", { peers = { env "ORIGIN" }, keepalive = 1024 }) }
