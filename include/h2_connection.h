@@ -92,7 +92,7 @@ void mg_h2_head_request(struct mg_h2 *h, struct mg_h2_stream *s);
 void mg_h2_head_trailers(struct mg_h2 *h);
 /* Our messages as nghttp2 takes them: how many of *out, which the next call uses again. */
 size_t mg_h2_head_of_response(const struct mg_message *m, unsigned status, nghttp2_nv **out);
-size_t mg_h2_head_of_request(const struct mg_message *m, bool tls, bool websocket, nghttp2_nv **out);
+size_t mg_h2_head_of_request(const struct mg_message *m, bool tls, nghttp2_nv **out);
 size_t mg_h2_head_of_trailers(const struct mg_message *m, nghttp2_nv **out);
 
 /* ---- h2_stream.c ---- */

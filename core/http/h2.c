@@ -381,24 +381,18 @@ static bool submit_settings(struct mg_h2 *h)
 {
     const struct mg_limits *l = h->settings->limits;
     uint64_t window = (uint64_t)l->stream_window * WINDOWS;
-    nghttp2_settings_entry ours[] = {
+    nghttp2_settings_entry mine[5] = {
         { NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, l->stream_window },
         { NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, l->max_head_size },
-        { NGHTTP2_SETTINGS_ENABLE_PUSH, 0 },
-        { NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, l->max_concurrent_streams },
-        { NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, 1 },
-        { NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1 },
     };
-
-    /* The first three are a client's, the last three a server's, with the two that both have. */
-    nghttp2_settings_entry mine[5];
     size_t n = 2;
-    memcpy(mine, ours, 2 * sizeof(*ours));
+
     if (h->client_side) {
-        memcpy(mine + 2, ours + 3, 3 * sizeof(*ours));
-        n = 5;
+        mine[n++] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, l->max_concurrent_streams };
+        mine[n++] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, 1 };
+        mine[n++] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1 }; /* RFC 9218's instead */
     } else {
-        mine[n++] = ours[2];
+        mine[n++] = (nghttp2_settings_entry){ NGHTTP2_SETTINGS_ENABLE_PUSH, 0 };
     }
     return nghttp2_submit_settings(h->session, NGHTTP2_FLAG_NONE, mine, n) == 0 &&
            nghttp2_session_set_local_window_size(h->session, NGHTTP2_FLAG_NONE, 0,

@@ -344,14 +344,12 @@ size_t mg_h2_head_of_response(const struct mg_message *m, unsigned status, nghtt
     return add_fields(add(0, MG_LIT(":status"), (mg_slice){ digits, 3 }), m, hop_fields);
 }
 
-size_t mg_h2_head_of_request(const struct mg_message *m, bool tls, bool websocket, nghttp2_nv **out)
+size_t mg_h2_head_of_request(const struct mg_message *m, bool tls, nghttp2_nv **out)
 {
     const struct mg_field *host = mg_message_known(m, MG_FIELD_HOST);
     bool connect = mg_method_is(m->method, "CONNECT");
-    size_t n = add(0, MG_LIT(":method"), websocket ? MG_LIT("CONNECT") : m->method);
+    size_t n = add(0, MG_LIT(":method"), m->method);
 
-    if (websocket)
-        n = add(n, MG_LIT(":protocol"), MG_LIT("websocket"));
     if (!connect) {
         n = add(n, MG_LIT(":scheme"), tls ? MG_LIT("https") : MG_LIT("http"));
         n = add(n, MG_LIT(":path"), m->target);

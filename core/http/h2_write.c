@@ -97,7 +97,7 @@ static void send_request_head(struct mg_stream *stream, const struct mg_message 
     s->connect = s->tunnels = mg_method_is(m->method, "CONNECT");
     note_length(s, m);
     s->out_whole = last && !s->connect;
-    size_t n = mg_h2_head_of_request(m, h->carrier.info.tls != NULL, false, &fields);
+    size_t n = mg_h2_head_of_request(m, h->carrier.info.tls != NULL, &fields);
     s->id = nghttp2_submit_request(h->session, NULL, fields, n, s->out_whole ? NULL : &body, s);
     s->head_out = true;
     if (s->id < 0) {
