@@ -68,6 +68,7 @@ struct mg_h2 {
     struct mg_message message;
     uint32_t head_at, head_size;
     struct mg_h2_count resets, controls;
+    int32_t last_reset;             /* the highest stream that was reset, by whom ever */
     unsigned open, served, watched; /* streams with an owner; all so far; at the last look at the timer */
     uint8_t busy;                   /* calls of ours on the stack */
     bool client_side;               /* we serve; otherwise we dialled */
@@ -111,6 +112,8 @@ void mg_h2_stream_let_go(struct mg_h2_stream *s);
 /* The owner is told, and listens no more. */
 void mg_h2_stream_end(struct mg_h2_stream *s, enum mg_why why);
 void mg_h2_stream_reset(struct mg_h2_stream *s, uint32_t code);
+/* A reset of this stream went out or came in: what is on its way to it yet is no fault. */
+void mg_h2_note_reset(struct mg_h2 *h, int32_t id);
 /* The flush is to look at it. */
 void mg_h2_stream_touch(struct mg_h2_stream *s);
 /* Its timeout for what it waits for now. */

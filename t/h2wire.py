@@ -121,8 +121,8 @@ class Http2:
             self.send(frames.PingFrame(0, made.opaque_data, flags=["ACK"]))
         elif isinstance(made, frames.GoAwayFrame):
             self.goaway = made
-        elif made.stream_id and made.stream_id in self.streams:
-            self._on_stream(made, self.streams[made.stream_id])
+        elif made.stream_id:
+            self._on_stream(made, self.streams.setdefault(made.stream_id, Stream()))
         return made
 
     def _on_stream(self, made, stream):

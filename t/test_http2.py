@@ -202,6 +202,81 @@ def test_streams_do_not_wait_for_each_other(proxy, origin, connect):
     assert (first, client.response(slow).body) == (b"/fast", b"/slow")
 
 
+BODIES = """
+gate.route { "/fill", handler = function() return 200, ("z"):rep(65535) end }   -- all of a connection's window
+gate.route { "/large", handler = function() return 200, ("x"):rep(300000) end }
+gate.route { "/small", handler = function() return 200, ("y"):rep(40000) end }
+"""
+
+
+def data_order(client, *streams):
+    """The streams of the DATA frames that came, without repetition."""
+    order = [f.stream_id for f in client.seen if f.type == 0 and f.data and f.stream_id in streams]
+    return [stream for i, stream in enumerate(order) if i == 0 or order[i - 1] != stream]
+
+
+@pytest.fixture
+def waiting(moongate, connect):
+    """waiting(first, second): two requests, with these priorities, whose answers wait for the connection's window."""
+    def start(*priorities):
+        client = connect(moongate(BODIES), settings={4: 1 << 20}, manual=True).ready()
+        client.get("/fill")
+        streams = [client.request(get(path, *[("priority", value)] * bool(value)))
+                   for path, value in zip(("/large", "/small"), priorities)]
+        client.until(lambda: all(client.streams[stream].status for stream in streams))
+        return client, *streams
+    return start
+
+
+def test_no_other_priorities_than_those_of_rfc9218_are_announced(moongate, connect):
+    client = connect(moongate(HELLO)).ready()
+
+    assert client.settings[9] == 1
+
+
+@pytest.mark.parametrize("first, second", [("u=7", None), (None, "u=0"), ("u=5", "u=2, i")])
+def test_the_urgent_answer_comes_first(waiting, first, second):
+    client, large, small = waiting(first, second)
+
+    client.window(0, 100_000).until(lambda: len(client.streams[large].body) == 60_000)
+
+    assert data_order(client, large, small) == [small, large]
+
+
+def test_answers_of_one_urgency_come_one_after_the_other(waiting):
+    client, large, small = waiting("u=2", "u=2")
+
+    client.window(0, 340_000).until(lambda: client.streams[large].ended and client.streams[small].ended)
+
+    assert data_order(client, large, small) == [large, small]
+
+
+def test_incremental_answers_share_the_connection(waiting):
+    client, large, small = waiting("i", "i")
+
+    client.window(0, 340_000).until(lambda: client.streams[large].ended and client.streams[small].ended)
+
+    assert data_order(client, large, small)[:4] == [large, small, large, small]
+
+
+def test_a_client_may_change_its_mind_about_a_priority(waiting):
+    client, large, small = waiting("u=2", "u=6")
+
+    client.raw(0x10, 0, 0, small.to_bytes(4, "big") + b"u=1")
+    client.window(0, 100_000).until(lambda: len(client.streams[large].body) == 60_000)
+
+    assert data_order(client, large, small) == [small, large]
+
+
+def test_priorities_pass_from_end_to_end(proxy, origin, connect):
+    server = origin.answers(200, b"ok", ("Priority: u=1",))
+    client = connect(proxy(server))
+
+    answer = client.get("/", ("priority", "u=5, i"))
+
+    assert (server.last["Priority"], answer["priority"]) == ("u=5, i", "u=1")
+
+
 def test_a_client_that_takes_nothing_holds_the_origin_back(proxy, origin, connect):
     sent = []
 

@@ -21,14 +21,26 @@ static void count(struct mg_h2 *h, struct mg_h2_count *c, uint32_t most, const c
         h->calm = what;
 }
 
+/* A stream that is over, or was passed over by a later one, takes no head (RFC 9113 5.1, 5.1.1). nghttp2 lets it be,
+ * since it may have been on its way when the stream was reset; where no reset explains it, the connection ends. */
+static bool is_late_head(struct mg_h2 *h, int32_t id)
+{
+    return h->client_side && id > h->last_reset && id <= nghttp2_session_get_last_proc_stream_id(h->session) &&
+           !nghttp2_session_find_stream(h->session, id);
+}
+
 static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, void *user)
 {
     struct mg_h2 *h = user;
     const struct mg_limits *limits = h->settings->limits;
 
-    (void)session;
     switch (hd->type) {
+    case NGHTTP2_HEADERS:
+        if (is_late_head(h, hd->stream_id))
+            return nghttp2_session_terminate_session(session, NGHTTP2_STREAM_CLOSED);
+        break;
     case NGHTTP2_RST_STREAM:
+        mg_h2_note_reset(h, hd->stream_id);
         count(h, &h->resets, limits->max_resets, "more resets than max_resets");
         break;
     case NGHTTP2_DATA:
@@ -40,6 +52,8 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, 
     case NGHTTP2_PRIORITY:
     case NGHTTP2_PRIORITY_UPDATE:
     case NGHTTP2_WINDOW_UPDATE:
+        if (hd->type == NGHTTP2_PRIORITY && hd->stream_id == 0) /* unseen by nghttp2, as they mean nothing any more */
+            return nghttp2_session_terminate_session(session, NGHTTP2_PROTOCOL_ERROR);
         if (!(hd->type == NGHTTP2_PING || hd->type == NGHTTP2_SETTINGS) || !(hd->flags & NGHTTP2_FLAG_ACK))
             count(h, &h->controls, limits->max_control_frames, "more control frames than max_control_frames");
         break;

@@ -121,6 +121,8 @@ int mg_h2_on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, vo
 {
     struct mg_h2 *h = user;
 
+    if (frame->hd.type == NGHTTP2_RST_STREAM)
+        mg_h2_note_reset(h, frame->hd.stream_id);
     if (frame->hd.type == NGHTTP2_RST_STREAM && h->client_side && frame->rst_stream.error_code != NGHTTP2_NO_ERROR &&
         frame->rst_stream.error_code != NGHTTP2_CANCEL)
         h->resets.count++; /* a client that makes us reset its streams counts as one that does so itself */

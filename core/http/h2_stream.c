@@ -137,6 +137,12 @@ void mg_h2_stream_reset(struct mg_h2_stream *s, uint32_t code)
     mg_h2_mark(s->connection);
 }
 
+void mg_h2_note_reset(struct mg_h2 *h, int32_t id)
+{
+    if (id > h->last_reset)
+        h->last_reset = id;
+}
+
 void mg_h2_stream_touch(struct mg_h2_stream *s)
 {
     struct mg_h2 *h = s->connection;
