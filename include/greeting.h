@@ -10,9 +10,10 @@
 #include "transport.h"
 
 /* Once, from the loop or from mg_greeting_begin(): t, from which nothing seems to have been read, or NULL when the
- * connection was turned away and is closed. `to` is filled in for a TCP route, and valid until this returns. */
+ * connection was turned away and is closed. `to` is filled in for a TCP route, and valid until this returns.
+ * `certificate`, which the receiver takes over, was chosen for it, or is NULL. */
 typedef void mg_greeted(void *owner, struct mg_transport *t, const struct mg_peer_info *info,
-                        const struct mg_tcp_destination *to);
+                        const struct mg_tcp_destination *to, struct mg_certificate *certificate);
 
 /* Is there anything to do before the codec? */
 bool mg_greeting_is_due(const struct mg_listen *listen);

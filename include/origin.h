@@ -7,6 +7,12 @@
 struct mg_pool;
 struct mg_tls;
 
+enum mg_protocol {
+    MG_PROTOCOL_HTTP1,
+    MG_PROTOCOL_HTTP2, /* connections are shared */
+    MG_PROTOCOL_ALPN,  /* one of the two, as the handshake says */
+};
+
 struct mg_origin {
     mg_slice host; /* a name or an address, without the port */
     uint16_t port;
@@ -17,9 +23,9 @@ struct mg_origin {
     struct mg_clock_queue *response; /* until the response's head */
     unsigned keepalive;              /* idle connections kept a worker */
     uint8_t proxy_protocol;          /* the version of the header that each connection begins with; 0: none */
-    bool h2;                         /* it speaks HTTP/2: connections are shared */
-    struct mg_tls *tls;              /* NULL: clear text; whoever filled it in holds it */
-    unsigned connections;            /* of HTTP/2 a worker */
-    unsigned turn;                   /* which of a name's addresses comes next */
-    struct mg_pool *pool;            /* of the address, once known; dial.c's */
+    enum mg_protocol protocol;
+    struct mg_tls *tls;   /* NULL: clear text; whoever filled it in holds it */
+    unsigned connections; /* of HTTP/2 a worker */
+    unsigned turn;        /* which of a name's addresses comes next */
+    struct mg_pool *pool; /* of the address, once known; dial.c's */
 };

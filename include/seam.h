@@ -119,6 +119,7 @@ typedef struct mg_lookup_wait mg_lookup_wait;
 typedef struct mg_dict mg_dict;
 typedef struct mg_coder mg_coder;
 typedef struct mg_tls mg_tls;
+typedef struct mg_certificate mg_certificate;
 
 /* ---- An exchange: the part that Lua reads in place, without a call. ---- */
 
@@ -395,6 +396,7 @@ typedef struct mg_connection_view {
     uint8_t phase;   /* mg_connection_phase: whose hooks are to run */
     uint8_t refused; /* write 1 to have it closed */
     bool tls12, tls13;
+    mg_certificate *certificate; /* what conn:certificate has chosen; NULL: as its name says */
 } mg_connection_view;
 
 void mg_connect_done(mg_connection_view *c);
@@ -447,7 +449,7 @@ mg_settings *mg_generation_settings(mg_generation *g);
 void mg_settings_text(mg_generation *g, mg_slice *setting, const char *ptr, uint32_t len);
 
 enum mg_tls_verify { MG_TLS_VERIFY_NONE, MG_TLS_VERIFY_REQUEST, MG_TLS_VERIFY_REQUIRE };
-enum mg_tls_protocols { MG_TLS_HTTP1 = 1, MG_TLS_HTTP2 = 2 };
+enum mg_tls_protocols { MG_TLS_HTTP1 = 1, MG_TLS_HTTP2 = 2 }; /* as ALPN names them */
 typedef struct mg_tls_spec {
     mg_slice ca;              /* a path or PEM text; of clients, or instead of the system's store */
     mg_slice ciphers, groups; /* as OpenSSL writes them; empty: ours */
@@ -469,6 +471,8 @@ mg_tls *mg_declare_tls(mg_generation *g, const mg_tls_spec *spec);
 /* Certificates, then the end of them. 0, or below 0 with mg_problem. */
 int mg_declare_certificate(mg_tls *tls, const mg_certificate_spec *spec);
 int mg_declare_tls_done(mg_tls *tls);
+/* In HELLO: this connection shows this certificate. 0, or below 0 with mg_problem. */
+int mg_connection_certificate(mg_connection_view *c, const mg_certificate_spec *spec);
 
 typedef struct mg_listen_spec {
     mg_slice address;
@@ -493,8 +497,8 @@ typedef struct mg_upstream_spec {
     mg_slice where;
     int32_t balance; /* mg_balance */
     uint32_t keepalive, max_connections, queue, max_head_size;
-    uint32_t http2_connections, max_concurrent_streams; /* with http2 */
-    bool http2;                                         /* the peers speak HTTP/2 */
+    uint32_t http2_connections, max_concurrent_streams; /* with HTTP/2 */
+    uint32_t protocols;                                 /* bits of mg_tls_protocols that the peers may speak */
     uint8_t proxy_protocol;                             /* version of the header that peers get; 0: none */
     mg_tls *tls;                                        /* NULL: clear text */
     uint32_t attempts;

@@ -18,6 +18,10 @@
 struct mg_tls *mg_tls_new(const mg_tls_spec *spec, const char **why);
 /* The first one is also for clients that name no host or an unknown one. */
 enum mg_status MG_MUST_CHECK mg_tls_add(struct mg_tls *tls, const mg_certificate_spec *spec, const char **why);
+/* One that is shown by itself; NULL with `why`. */
+struct mg_certificate *mg_certificate_load(const mg_certificate_spec *spec, const char **why);
+/* NULL is allowed. */
+void mg_certificate_drop(struct mg_certificate *c);
 /* All certificates are there: names are sorted. */
 enum mg_status MG_MUST_CHECK mg_tls_complete(struct mg_tls *tls, const char **why);
 struct mg_tls *mg_tls_hold(struct mg_tls *tls);
@@ -43,8 +47,9 @@ struct mg_tls_memory {
 void mg_tls_forget(struct mg_tls_memory *m);
 
 /* Take over an open transport and begin the handshake; NULL without memory (`below` is closed then). on_connected
- * follows, never at once: 0, or an errno with mg_tls_problem(). */
-struct mg_transport *mg_tls_serve(struct mg_transport *below, struct mg_tls *tls,
+ * follows, never at once: 0, or an errno with mg_tls_problem(). `certificate`, which is taken over, is shown whatever
+ * name the client asks for; NULL: as the settings say. */
+struct mg_transport *mg_tls_serve(struct mg_transport *below, struct mg_tls *tls, struct mg_certificate *certificate,
                                   const struct mg_transport_events *events, void *owner);
 /* `name` is whom the certificate must be of: a host's name, or an address. `memory` must live as long as the
  * transport. */

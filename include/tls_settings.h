@@ -14,7 +14,6 @@ enum { MG_TLS_DIGEST = 32 };
 
 /* A certificate with its chain and key. */
 struct mg_certificate {
-    unsigned refs;
     X509 *leaf;
     EVP_PKEY *key;
     STACK_OF(X509) * chain; /* NULL if there is none */
@@ -54,8 +53,6 @@ const char *mg_tls_complain(const char *format, ...) __attribute__((format(print
 BIO *mg_pem_open(mg_slice source, const char *what, const char **why);
 /* How messages call a source: its path in quotes, or "given as text". */
 const char *mg_pem_name(mg_slice source);
-struct mg_certificate *mg_certificate_load(const mg_certificate_spec *spec, const char **why);
-void mg_certificate_drop(struct mg_certificate *c);
 /* Below MG_TLS_KINDS. */
 unsigned mg_certificate_kind(const struct mg_certificate *c);
 /* This handshake shows this one, beside those of other kinds that it has already. */
@@ -78,4 +75,5 @@ struct mg_tls_session {
     unsigned refs;
     SSL *ssl;
     struct mg_tls *tls;
+    struct mg_certificate *certificate; /* chosen for this connection alone; NULL */
 };

@@ -50,7 +50,7 @@ MISTAKES = {
     "health, which is not there yet": ('gate.upstream("a", { peers = { "127.0.0.1:2" }, health = {} })', "3", "health",
                                        "not available"),
     "a protocol that nobody speaks": ('gate.upstream("a", { peers = { "127.0.0.1:2" }, protocol = "h3" })', "3", '"h3"',
-                                      '"http/1.1" or "h2"'),
+                                      '"http/1.1", "h2" or "alpn"'),
     "a route without a pattern": ("gate.route { handler = print }", "3", "pattern", "is needed"),
     "a pattern without a path": ('gate.route { "hello", handler = print }', "3", '"hello"', "path"),
     "a star in the middle": ('gate.route { "/a/*/b", handler = print }', "3", '"/a/*/b"', "*"),

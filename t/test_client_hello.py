@@ -1,4 +1,5 @@
 """The client_hello phase: who is asked for is known before anybody answers, and may be refused."""
+import hashlib
 import socket
 import ssl
 import struct
@@ -240,3 +241,62 @@ def test_it_follows_a_proxy_header(secure, authority):
         assert b"200" in get(sock, *rest)
 
     gate.wait_log("hello example.test .* 192.0.2.7 connect")
+
+
+# ---- The certificate that a hook chooses.
+
+def shown(gate, authority, name="example.test"):
+    """The fingerprint of what is shown to a client that asks for this name."""
+    context = authority.client_context()
+    context.check_hostname = False
+    with socket.create_connection(gate.address) as sock, context.wrap_socket(sock, server_hostname=name) as secured:
+        return hashlib.sha256(secured.getpeercert(True)).hexdigest()
+
+
+def test_a_hook_chooses_the_certificate(secure, authority, site):
+    other = authority.issue("other.example")
+    gate = secure(hook(f'if conn.sni == "other.example" then conn:certificate {{ {other.lua} }} end'))
+
+    assert shown(gate, authority, "other.example") == other.fingerprint()
+    assert shown(gate, authority) == site.fingerprint()
+
+
+def test_a_hook_may_fetch_the_certificate_first(secure, authority, origin):
+    other = authority.issue("*.customers.example")
+    store = origin.answers(200, other.cert.read_text() + other.key.read_text())
+    gate = secure(hook(f'conn:certificate {{ cert = gate.fetch("http://{store}/" .. conn.sni):text() }}'))
+
+    assert shown(gate, authority, "a.customers.example") == other.fingerprint()
+    assert store.last.target == "/a.customers.example"
+
+
+def test_the_chosen_certificate_serves_whole_exchanges_and_resumed_ones(secure, authority):
+    other = authority.issue("example.test")
+    gate = secure(hook(f"conn:certificate {{ {other.lua} }}"))
+    context = authority.client_context(version=ssl.TLSVersion.TLSv1_2)
+    first = gate.raw(tls=context)
+
+    assert first.get("/").body == b"ok"
+    again = gate.raw(tls=context, session=first.sock.session)
+    assert again.get("/").body == b"ok" and again.sock.session_reused
+
+
+def test_a_certificate_that_is_no_good_refuses_the_connection_and_is_told(secure, authority, site):
+    other = authority.issue("other.example")
+    gate = secure(hook(f'conn:certificate {{ cert = "{other.cert}", key = "{site.key}" }}'))
+    gate.expect_error("client_hello of policy staged")
+
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        shown(gate, authority)
+    gate.wait_log(r'gateway.lua:\d: conn:certificate: key ".*" does not belong to certificate ".*"')
+
+
+def test_before_the_hello_no_certificate_can_be_chosen(secure, authority, site):
+    gate = secure(f"""gate.use {{ name = "staged", connect = function(conn)
+        conn:certificate {{ {site.lua} }} end }}
+        {OK}""")
+    gate.expect_error("connect of policy staged")
+
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        shown(gate, authority)
+    gate.wait_log("conn:certificate: a certificate can be chosen in client_hello only")

@@ -200,6 +200,32 @@ def test_an_origin_that_does_not_take_http2_is_told(moongate, origin, authority,
     gate.wait_log("the TLS handshake|has not chosen it by ALPN")
 
 
+@pytest.mark.parametrize("chosen, connections", [("h2", 1), ("http/1.1", 8), (None, 8)])
+def test_an_origin_may_choose_its_protocol(moongate, origin, h2_origin, authority, site, chosen, connections):
+    """By ALPN: over HTTP/2 exchanges share a connection; an origin that does not choose it speaks HTTP/1.1."""
+    tls, together = authority.server_context(site, alpn=[chosen] if chosen else []), threading.Barrier(8)
+
+    def answer(*_):
+        together.wait(10)
+        return 200, chosen or "nothing", ()
+    if chosen == "h2":
+        server = h2_origin(lambda c, r: c.answer(r, 200, answer()[1].encode()), tls=tls)
+    else:
+        server = origin.answers(answer, tls=tls)
+    gate = moongate(upstream(server, trusting(authority), 'protocol = "alpn"'))
+    bodies = []
+
+    for _ in range(2):
+        asking = [threading.Thread(target=lambda: bodies.append(gate.get("/").body)) for _ in range(8)]
+        for each in asking:
+            each.start()
+        for each in asking:
+            each.join()
+
+    assert bodies == [(chosen or "nothing").encode()] * 16
+    assert len(server.connections) == connections, "kept, or shared"
+
+
 # ---- Scripts' own connections.
 
 def test_fetch_speaks_https(moongate, origin, authority, site):
@@ -266,6 +292,7 @@ def test_redis_is_asked_over_tls(moongate, authority, site, tmp_path):
     ("{ cert = '/nowhere.pem' }", "127.0.0.1:1", 'certificate "/nowhere.pem" can\'t be read'),
     ("{ verfy = false }", "127.0.0.1:1", 'unknown key "verfy"; did you mean "verify"'),
     ("true", "unix:/run/x.sock", "a unix socket has no name"),
+    ("nil, protocol = 'alpn'", "127.0.0.1:1", 'protocol "alpn" is settled in the handshake of TLS'),
 ])
 def test_what_is_wrong_with_an_upstreams_tls_is_told(tmp_path, tls, peer, told):
     script = tmp_path / "gateway.lua"

@@ -496,13 +496,25 @@ static struct tls_transport *tls_new(struct mg_transport *below, struct mg_tls *
     return t;
 }
 
-struct mg_transport *mg_tls_serve(struct mg_transport *below, struct mg_tls *tls,
+struct mg_transport *mg_tls_serve(struct mg_transport *below, struct mg_tls *tls, struct mg_certificate *certificate,
                                   const struct mg_transport_events *events, void *owner)
 {
     struct tls_transport *t = tls_new(below, tls, events, owner);
 
-    if (!t)
+    if (!t) {
+        mg_certificate_drop(certificate);
         return NULL;
+    }
+    t->session->certificate = certificate;
+    if (certificate) {
+        SSL_certs_clear(t->ssl);
+        SSL_set_app_data(t->ssl, certificate);
+        if (!mg_certificate_show(certificate, t->ssl)) {
+            ERR_clear_error();
+            tls_close(&t->base, true);
+            return NULL;
+        }
+    }
     SSL_set_accept_state(t->ssl);
     return &t->base;
 }

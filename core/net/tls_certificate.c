@@ -265,7 +265,6 @@ struct mg_certificate *mg_certificate_load(const mg_certificate_spec *spec, cons
     *why = "out of memory";
     if (!c)
         return NULL;
-    c->refs = 1;
     if (!read_certificates(c, spec->certificate, why) ||
         !read_key(c, spec->key.len ? spec->key : spec->certificate, spec->certificate, why) ||
         (spec->ocsp.len && !read_ocsp(c, spec->ocsp, why)))
@@ -284,7 +283,7 @@ drop:
 
 void mg_certificate_drop(struct mg_certificate *c)
 {
-    if (!c || --c->refs)
+    if (!c)
         return;
     X509_free(c->leaf);
     EVP_PKEY_free(c->key);

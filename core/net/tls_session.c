@@ -23,6 +23,7 @@ void mg_tls_session_drop(struct mg_tls_session *s)
     if (!s || --s->refs)
         return;
     SSL_free(s->ssl);
+    mg_certificate_drop(s->certificate);
     mg_tls_drop(s->tls);
     free(s);
 }

@@ -107,6 +107,8 @@ static int on_server_name(SSL *ssl, int *alert, void *arg)
     struct mg_tls *tls = arg;
     const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
 
+    if (SSL_get_app_data(ssl)) /* a certificate was chosen already */
+        return name ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_NOACK;
     if (!name && !tls->strict)
         return SSL_TLSEXT_ERR_NOACK;
     const struct mg_tls_host *host = name ? find_host(tls, name) : NULL;

@@ -399,7 +399,7 @@ enum mg_next mg_attempt_connect(struct mg_exchange *x)
         return mg_go(x, MG_STEP_RETRY);
     if (a->dial.work)
         return MG_PARK;
-    if (x->bytes && a->peer->origin.h2) {
+    if (x->bytes && a->peer->origin.protocol != MG_PROTOCOL_HTTP1) {
         fail_try(x, MG_FAIL_CONNECT, "its upstream speaks HTTP/2, which a TCP route can't");
         return MG_MORE;
     }

@@ -31,8 +31,10 @@ struct mg_pool {
     struct mg_carrier *newest, *oldest;          /* idle connections; `next` is the older one */
     struct mg_dial_work *waiting, *last_waiting; /* of HTTP/2: for room in a connection */
     unsigned idle, refs, bucket;
-    unsigned connections; /* of HTTP/2: open, and the one that connects */
-    bool h2, connecting;
+    unsigned connections; /* open, and those that connect */
+    enum mg_protocol protocol;
+    bool h2; /* it speaks HTTP/2, as far as is known: connections are shared */
+    bool connecting;
     uint8_t proxy_protocol;
     struct mg_tls *tls; /* held; NULL: clear text */
     struct mg_tls_memory memory;
@@ -91,7 +93,7 @@ static mg_slice tls_name(const struct mg_origin *o)
 /* All that makes two connections differ must be the same. */
 static bool is_for(const struct mg_pool *p, const struct mg_address *a, const struct mg_origin *o)
 {
-    if (p->h2 != o->h2 || p->proxy_protocol != o->proxy_protocol || !mg_address_equal(&p->address, a))
+    if (p->protocol != o->protocol || p->proxy_protocol != o->proxy_protocol || !mg_address_equal(&p->address, a))
         return false;
     if (!p->tls || !o->tls)
         return p->tls == o->tls;
@@ -106,7 +108,8 @@ static struct mg_pool *pool_new(const struct mg_address *a, const struct mg_orig
     if (!p)
         return NULL;
     p->address = *a;
-    p->h2 = o->h2;
+    p->protocol = o->protocol;
+    p->h2 = o->protocol != MG_PROTOCOL_HTTP1;
     p->proxy_protocol = o->proxy_protocol;
     if (o->tls) {
         p->tls = mg_tls_hold(o->tls);
@@ -207,8 +210,8 @@ static void connection_free(struct connection *c)
 {
     struct mg_pool *p = c->pool;
 
+    p->connections--;
     if (p->h2) {
-        p->connections--;
         p->connecting &= !c->work;
         call_waiting(p);
     }
@@ -254,6 +257,11 @@ static void serve_origin(struct connection *c, const struct mg_origin *o)
     c->keepalive = o->keepalive;
 }
 
+static bool has_room(struct mg_carrier *carrier)
+{
+    return carrier->ops->room && carrier->ops->room(carrier);
+}
+
 /* A stream of a connection that has room: one that has none, or is going, leaves the list. */
 static struct mg_stream *share(struct mg_pool *p, const struct mg_dial *d, const struct mg_origin *o)
 {
@@ -262,7 +270,7 @@ static struct mg_stream *share(struct mg_pool *p, const struct mg_dial *d, const
         struct connection *c = carrier->owner;
         struct mg_stream *s = carrier->ops->open(carrier, d->events, d->owner);
 
-        if (!s || !carrier->ops->room(carrier))
+        if (!s || !has_room(carrier))
             take_idle(c, carrier);
         if (s) {
             serve_origin(c, o);
@@ -428,8 +436,8 @@ static struct connection *connection_open(const struct mg_address *a, const stru
         c->pool = pool;
         c->transport = mg_transport_connect(a, &connecting_events, c);
         if (c->transport) {
-            pool->connections += o->h2;
-            pool->connecting = o->h2;
+            pool->connections++;
+            pool->connecting = pool->h2;
             return c;
         }
     }
@@ -468,9 +476,9 @@ static void carry(struct connection *c)
     c->work = NULL;
     c->pool->connecting = false;
     serve_origin(c, w->origin);
-    struct mg_carrier *carrier = d->bytes        ? mg_tcp_dialled(t, &c->settings.times, &carrier_events, c)
-                                 : w->origin->h2 ? mg_h2_dialled(t, &c->settings, session, &carrier_events, c)
-                                                 : mg_h1_dialled(t, &c->settings, &carrier_events, c);
+    struct mg_carrier *carrier = d->bytes      ? mg_tcp_dialled(t, &c->settings.times, &carrier_events, c)
+                                 : c->pool->h2 ? mg_h2_dialled(t, &c->settings, session, &carrier_events, c)
+                                               : mg_h1_dialled(t, &c->settings, &carrier_events, c);
     if (!carrier) {
         connection_free(c);
         fail(w, MG_FAIL_CONNECT, text_of(ENOMEM));
@@ -483,7 +491,7 @@ static void carry(struct connection *c)
         return;
     }
     work_free(w);
-    if (c->pool->h2 && carrier->ops->room(carrier))
+    if (c->pool->h2 && has_room(carrier))
         put_idle(c, carrier);
     d->done(d, s, MG_FAIL_NONE, NULL);
     if (c->pool->h2)
@@ -513,12 +521,26 @@ static bool announce(struct connection *c)
     return c->transport->ops->write(c->transport, &v, 1, &n) == MG_IO_DONE && n == len;
 }
 
+/* What the handshake has settled on; false if it is not what must be spoken. Those that wait for room in a connection of
+ * HTTP/2 make their own if there is none. */
+static bool settle_protocol(struct mg_pool *p, bool h2)
+{
+    if (p->protocol == MG_PROTOCOL_HTTP2)
+        return h2;
+    if (p->h2 && !h2) {
+        p->h2 = p->connecting = false;
+        call_waiting(p);
+    }
+    p->h2 = h2;
+    return true;
+}
+
 static void on_shaken(struct mg_transport *t, int error)
 {
     struct connection *c = t->owner;
     struct mg_dial_work *w = c->work;
 
-    if (!error && (!w->origin->h2 || mg_tls_protocol(t) == MG_TLS_HTTP2)) {
+    if (!error && settle_protocol(c->pool, mg_tls_protocol(t) == MG_TLS_HTTP2)) {
         carry(c);
         return;
     }
@@ -559,11 +581,12 @@ static void on_connected(struct mg_transport *t, int error)
  * with w->text when there is nobody to connect to. */
 static bool connect_or_wait(struct mg_dial_work *w)
 {
-    struct mg_pool *p = w->origin->h2 ? pool_of(&w->addresses[w->at < w->count ? w->at : 0], w->origin) : NULL;
+    bool shared = w->origin->protocol != MG_PROTOCOL_HTTP1;
+    struct mg_pool *p = shared ? pool_of(&w->addresses[w->at < w->count ? w->at : 0], w->origin) : NULL;
 
     if (!p)
         return connect_next(w);
-    if (!p->connecting && p->connections < w->origin->connections) {
+    if (!p->h2 || (!p->connecting && p->connections < w->origin->connections)) {
         bool begun = connect_next(w);
         pool_drop(p);
         return begun;
@@ -611,9 +634,13 @@ static void look_again(struct mg_dial_work *w)
         return;
     }
     mg_timeout_set(&w->timeout, w->origin->connect);
-    if (p->connecting || p->connections >= w->origin->connections)
+    if (p->h2 && (p->connecting || p->connections >= w->origin->connections))
         return;
+    p->refs++;
     stop_waiting(w);
+    if (!p->h2)
+        call_waiting(p); /* nobody else will have a place to give */
+    pool_drop(p);
     if (!connect_next(w))
         fail(w, MG_FAIL_CONNECT, w->text);
 }

@@ -296,6 +296,20 @@ int mg_declare_tls_done(mg_tls *tls)
     return mg_tls_complete(tls, &why) == MG_OK ? MG_OK : refuse("tls: %s", why);
 }
 
+int mg_connection_certificate(mg_connection_view *c, const mg_certificate_spec *spec)
+{
+    const char *why;
+
+    if (c->phase != MG_CONNECTION_HELLO)
+        return refuse("a certificate can be chosen in client_hello only");
+    struct mg_certificate *chosen = mg_certificate_load(spec, &why);
+    if (!chosen)
+        return refuse("%s", why);
+    mg_certificate_drop(c->certificate);
+    c->certificate = chosen;
+    return MG_OK;
+}
+
 mg_upstream *mg_declare_upstream(mg_generation *g, const mg_upstream_spec *spec)
 {
     const char *why = NULL;

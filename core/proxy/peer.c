@@ -238,6 +238,13 @@ static struct mg_peer *revive(struct mg_upstream *u, mg_slice address, unsigned 
     return NULL;
 }
 
+static enum mg_protocol protocol_of(uint32_t protocols)
+{
+    if (!(protocols & MG_TLS_HTTP2))
+        return MG_PROTOCOL_HTTP1;
+    return protocols & MG_TLS_HTTP1 ? MG_PROTOCOL_ALPN : MG_PROTOCOL_HTTP2;
+}
+
 static struct mg_peer *new_peer(struct mg_upstream *u, mg_slice address, mg_slice zone)
 {
     struct mg_peer *p = calloc(1, sizeof(*p) + address.len + zone.len);
@@ -261,7 +268,7 @@ static struct mg_peer *new_peer(struct mg_upstream *u, mg_slice address, mg_slic
     p->origin.response = u->response;
     p->origin.proxy_protocol = u->spec.proxy_protocol;
     p->origin.keepalive = u->spec.proxy_protocol ? 0 : u->spec.keepalive; /* a connection is one client's */
-    p->origin.h2 = u->spec.http2;
+    p->origin.protocol = protocol_of(u->spec.protocols);
     p->origin.tls = u->spec.tls;
     p->origin.connections = u->spec.http2_connections;
     p->origin.limits.max_concurrent_streams = u->spec.max_concurrent_streams;

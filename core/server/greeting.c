@@ -11,6 +11,7 @@
 #include "hello.h"
 #include "preface.h"
 #include "proxy_header.h"
+#include "tls.h"
 #include "turned_away.h"
 
 enum { BYTES_FIRST = 1024, BYTES_MOST = MG_PROXY_HEADER_MOST + MG_HELLO_MOST };
@@ -64,6 +65,8 @@ static void leave(struct greeting *g)
 
 static void end(struct greeting *g, struct mg_transport *t)
 {
+    struct mg_certificate *certificate = g->connecting.view.certificate;
+
     leave(g);
     if (t && g->filled && !mg_preface_put(t, g->bytes, 0, g->filled)) {
         t->ops->close(t, true);
@@ -71,7 +74,11 @@ static void end(struct greeting *g, struct mg_transport *t)
     } else if (!t || !g->filled) {
         free(g->bytes);
     }
-    g->done(g->owner, t, &g->info, &g->to);
+    if (!t) {
+        mg_certificate_drop(certificate);
+        certificate = NULL;
+    }
+    g->done(g->owner, t, &g->info, &g->to, certificate);
     g->to.generation->exchanges--;
     free(g->names);
     free(g);
@@ -369,7 +376,7 @@ void mg_greeting_begin(struct mg_transport *t, const struct mg_listen *listen, c
 
     if (!g) {
         t->ops->close(t, true);
-        done(owner, NULL, info, NULL);
+        done(owner, NULL, info, NULL, NULL);
         return;
     }
     g->listen = listen;

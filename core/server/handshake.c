@@ -64,15 +64,17 @@ static void on_shaken(struct mg_transport *t, int error)
 
 static const struct mg_transport_events events = { .on_connected = on_shaken };
 
-void mg_handshake_begin(struct mg_transport *t, struct mg_tls *tls, struct mg_clock_queue *patience,
+void mg_handshake_begin(struct mg_transport *t, const struct mg_listen *listen, struct mg_certificate *certificate,
                         const struct mg_peer_info *info, mg_handshake_done *done, void *owner)
 {
     struct handshake *h = calloc(1, sizeof(*h));
 
-    if (h)
-        h->transport = mg_tls_serve(t, tls, &events, h);
-    else
+    if (h) {
+        h->transport = mg_tls_serve(t, listen->tls, certificate, &events, h);
+    } else {
+        mg_certificate_drop(certificate);
         t->ops->close(t, true);
+    }
     if (!h || !h->transport) {
         free(h);
         done(owner, NULL, info);
@@ -82,7 +84,7 @@ void mg_handshake_begin(struct mg_transport *t, struct mg_tls *tls, struct mg_cl
     h->done = done;
     h->owner = owner;
     h->timeout.fire = on_timeout;
-    mg_timeout_set(&h->timeout, patience);
+    mg_timeout_set(&h->timeout, mg_clock_queue(listen->limits.handshake_timeout));
     h->next = handshakes;
     if (handshakes)
         handshakes->previous = h;

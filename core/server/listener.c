@@ -227,28 +227,32 @@ static void on_handshake(void *owner, struct mg_transport *t, const struct mg_pe
         adopt(terms, mg_h1_serve(t, &terms->settings, info, &carrier_events, terms));
 }
 
-static void serve(struct terms *terms, struct mg_transport *t, const struct mg_peer_info *info)
+static void serve(struct terms *terms, struct mg_transport *t, const struct mg_peer_info *info,
+                  struct mg_certificate *certificate)
 {
     const struct mg_listen *listen = &terms->listen;
 
     if (listen->tls) {
-        mg_handshake_begin(t, listen->tls, mg_clock_queue(listen->limits.handshake_timeout), info, on_handshake, terms);
+        mg_handshake_begin(t, listen, certificate, info, on_handshake, terms);
         return;
     }
     adopt(terms, mg_h1_serve(t, &terms->settings, info, listen->http2 ? &either_events : &carrier_events, terms));
 }
 
 static void on_greeted(void *owner, struct mg_transport *t, const struct mg_peer_info *info,
-                       const struct mg_tcp_destination *to)
+                       const struct mg_tcp_destination *to, struct mg_certificate *certificate)
 {
     struct terms *terms = owner;
 
-    if (!t)
-        count_out(terms);
-    else if (terms->listen.tcp >= 0 && !terms->listen.tls)
+    if (t && (terms->listen.tcp < 0 || terms->listen.tls)) {
+        serve(terms, t, info, certificate);
+        return;
+    }
+    mg_certificate_drop(certificate); /* it was of no use */
+    if (t)
         serve_tcp(terms, t, info, to);
     else
-        serve(terms, t, info);
+        count_out(terms);
 }
 
 /* ---- Accepting. ---- */
@@ -284,7 +288,7 @@ static void begin(struct terms *terms, int fd, const struct mg_address *a)
     if (mg_greeting_is_due(&terms->listen))
         mg_greeting_begin(t, &terms->listen, &info, on_greeted, terms);
     else
-        serve(terms, t, &info);
+        serve(terms, t, &info, NULL);
 }
 
 /* Connections come and go at the limit, so one that was had is not the end of it. */

@@ -5,7 +5,9 @@ local exchange = require "moongate.exchange"
 local fiber = require "moongate.fiber"
 local log = require "moongate.log"
 local peer = require "moongate.peer"
+local problem = require "moongate.problem"
 local state = require "moongate.state"
+local tls = require "moongate.tls"
 
 local connection = {}
 
@@ -20,6 +22,20 @@ local function string_of(slice)
   return ffi.string(slice.ptr, slice.len)
 end
 
+local records = setmetatable({}, { __mode = "k" })     -- conn -> record
+local methods = {}
+
+--- In client_hello: shows this certificate, whatever host the client asks for. Raises if it can't be used.
+---@param options { cert: string, key?: string, ocsp?: string } paths, or PEM text
+function methods:certificate(options)
+  local record, place = records[self], problem.place()
+  local function fail(message) problem.raise(place, "conn:certificate: " .. message) end
+  if not record or not record.view then fail "this connection is on its way already" end
+  tls.choose(record.view, options, fail)
+end
+
+local meta = { __index = methods }
+
 ---@class moongate.Connection
 ---@field ip string
 ---@field port integer
@@ -31,10 +47,10 @@ end
 ---@field alpn string[]? the protocols that it offers
 ---@field versions string[]? of TLS: "1.2", "1.3"
 local function describe(view)
-  return {
+  return setmetatable({
     ip = string_of(view.ip), port = view.port, local_ip = string_of(view.local_ip), local_port = view.local_port,
     accepted = view.accepted, ctx = {},
-  }
+  }, meta)
 end
 
 -- Names, each behind a byte with its length.
@@ -104,7 +120,7 @@ function connection.enter(slot, pointer)
   if not record then
     local view = ffi.cast(view_pointer, pointer)
     record = { task = task, view = view, conn = describe(view), opened = false }
-    live[slot] = record
+    live[slot], records[record.conn] = record, record
   end
   record.phase = phases[record.view.phase]
   if record.view.alpn.ptr ~= nil and not record.conn.alpn then describe_hello(record.conn, record.view) end

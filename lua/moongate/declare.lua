@@ -141,7 +141,7 @@ local upstream_keys = {
   tls = schema.any("true or a table of options", function(value)
     if value == true or type(value) == "table" then return value end
   end),
-  protocol = schema.choice({ "http/1.1", "h2" }, { default = "http/1.1" }),
+  protocol = schema.choice({ "http/1.1", "h2", "alpn" }, { default = "http/1.1" }),
   proxy_protocol = schema.choice { "v1", "v2" },
 }
 for key, kind in pairs(upstream_numbers) do upstream_keys[key] = kind end
@@ -279,9 +279,12 @@ local function upstream_spec(record, read, fail)
   for key in pairs(upstream_numbers) do
     if read[key] then spec[key] = read[key] end
   end
-  spec.http2 = read.protocol == "h2"
+  if read.protocol == "alpn" and not read.tls then
+    fail 'protocol "alpn" is settled in the handshake of TLS; give the upstream tls = true, or another protocol'
+  end
+  spec.protocols = tls.protocols[read.protocol]
   spec.proxy_protocol = read.proxy_protocol == "v1" and 1 or read.proxy_protocol == "v2" and 2 or 0
-  if read.proxy_protocol and (spec.http2 or (read.keepalive or 0) > 0) then
+  if read.proxy_protocol and (read.protocol ~= "http/1.1" or (read.keepalive or 0) > 0) then
     fail "proxy_protocol: its connections are one client's each, so they can't be kept (keepalive) or shared (h2)"
   end
   if read.tls then spec.tls = tls.for_origins(read.tls, read.protocol, fail) end

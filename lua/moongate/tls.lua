@@ -15,6 +15,11 @@ local pem = schema.text { expect = "a path of a PEM file, or PEM text" }
 local version = schema.choice { "1.2", "1.3" }
 local numbers = { ["1.2"] = 12, ["1.3"] = 13 }
 
+-- What an upstream's protocol stands for.
+tls.protocols = {
+  ["http/1.1"] = C.MG_TLS_HTTP1, h2 = C.MG_TLS_HTTP2, alpn = C.MG_TLS_HTTP1 + C.MG_TLS_HTTP2,
+}
+
 local common = {
   min_version = version,
   max_version = version,
@@ -58,13 +63,27 @@ local function open(read, spec, fail)
   return settings
 end
 
-local function add(settings, read, fail)
+-- Calls take(spec) for what stands in `read`.
+local function file(read, take, fail)
   local spec, names = ffi.new "mg_certificate_spec", table.concat(read.names or {}, ",")
   core.put(spec.certificate, read.cert)
   core.put(spec.key, read.key or "")
   core.put(spec.ocsp, read.ocsp or "")
   core.put(spec.names, names)
-  if C.mg_declare_certificate(settings, spec) < 0 then fail(core.refusal()) end
+  if take(spec) < 0 then fail(core.refusal()) end
+end
+
+local function add(settings, read, fail)
+  file(read, function(spec) return C.mg_declare_certificate(settings, spec) end, fail)
+end
+
+--- The connection of this view shows this certificate.
+---@param options { cert: string, key?: string, ocsp?: string } paths, or PEM text
+function tls.choose(view, options, fail)
+  if type(options) ~= "table" then fail("it takes a table like { cert =, key = }, got " .. problem.show(options)) end
+  local read = schema.read(options, certificate_keys, fail)
+  if not read.cert then fail("cert is needed: " .. pem.expect) end
+  file(read, function(spec) return C.mg_connection_certificate(view, spec) end, fail)
 end
 
 local function done(settings, fail)
@@ -122,7 +141,7 @@ end
 
 --- What an upstream's tls says, or a fetch's or a socket's own.
 ---@param options true|table
----@param protocol? string "h2" or "http/1.1"; nil: no protocol is asked for
+---@param protocol? string a key of tls.protocols; nil: no protocol is asked for
 ---@return ffi.cdata* mg_tls
 function tls.for_origins(options, protocol, fail)
   local function tls_fail(message) fail("tls: " .. message) end
@@ -135,7 +154,7 @@ function tls.for_origins(options, protocol, fail)
   if made[words] then return made[words] end
 
   local spec = ffi.new "mg_tls_spec"
-  spec.protocols = protocol == "h2" and C.MG_TLS_HTTP2 or protocol and C.MG_TLS_HTTP1 or 0
+  spec.protocols = protocol and tls.protocols[protocol] or 0
   core.put(spec.ca, read.ca or "")
   core.put(spec.sni, read.sni or "")
   spec.depth = read.depth or 0

@@ -240,7 +240,7 @@ refused(head .. 'gate.upstream("a", { peers = {}, balance = "lest_conn" })',
 refused(head .. 'gate.upstream("a", { peers = {}, health = {} })',
   'gateway.lua:2: upstream "a": health: the active health check is not available in this version')
 refused(head .. 'gate.upstream("a", { peers = {}, protocol = "h3" })',
-  'gateway.lua:2: upstream "a": protocol must be "http/1.1" or "h2", got "h3"')
+  'gateway.lua:2: upstream "a": protocol must be "http/1.1", "h2" or "alpn", got "h3"')
 refused(head .. 'gate.upstream("a", { peers = {}, retry = { on = { "conect" } } })',
   'gateway.lua:2: upstream "a": retry.on: entry 1 must be a status from 400 to 599 or one of connect, reset, ' ..
   'timeout, malformed, got "conect"; did you mean "connect"?')
