@@ -98,7 +98,7 @@ DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout
              python3-h2 nghttp2-client nodejs openssl testssl.sh bsdextrautils \
              $(if $(shell command -v npm),,npm)
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
-DEPS_BENCH := openssl nghttp2-client nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3 nghttp2-client
+DEPS_BENCH := openssl nghttp2-client nghttp2-server nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3 nghttp2-client
 missing = $(filter-out $(shell dpkg-query -W -f '$${db:Status-Status}:$${Package}\n' $(1) 2>/dev/null | \
                        sed -n 's/^installed://p'),$(1))
 define install

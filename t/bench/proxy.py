@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 IP = os.environ.get("BENCH_IP", "127.0.0.77")
 BASE_PORT = int(os.environ.get("BENCH_PORT", "18000"))
-ORIGIN, REDIS = (IP, BASE_PORT + 900), (IP, BASE_PORT + 901)
+ORIGIN, REDIS, ORIGIN_H2 = (IP, BASE_PORT + 900), (IP, BASE_PORT + 901), (IP, BASE_PORT + 902)
 PROXY_CPU, LOAD_CPU = "0", "1"
 
 
@@ -54,7 +54,7 @@ class Proxy:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.log = self.directory / "log"
         environment = {**os.environ, **environment, "IP": IP, "PORT": str(self.port), "RUN": str(self.directory),
-                       "WORKERS": "1", "ORIGIN": "%s:%d" % ORIGIN, "REDIS": "%s:%d" % REDIS}
+                       "WORKERS": "1", "ORIGIN": "%s:%d" % ORIGIN, "ORIGIN_H2": "%s:%d" % ORIGIN_H2, "REDIS": "%s:%d" % REDIS}
         command = HERE / "peers" / name / "run"
         if not command.exists():
             raise SystemExit(f"no such peer: {name}")
