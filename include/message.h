@@ -122,4 +122,6 @@ mg_slice mg_reason(unsigned status);
 
 /* RFC 9110 9.2.2. */
 bool mg_method_is_idempotent(mg_slice method);
+/* RFC 9110 9.2.1. */
+bool mg_method_is_safe(mg_slice method);
 bool mg_method_is(mg_slice method, const char *name);

@@ -406,8 +406,8 @@ void mg_connect_done(mg_connection_view *c);
 /* What a client's handshake has shown. The certificate's part is of its own one, if it has shown any. */
 typedef struct mg_tls_about {
     mg_slice sni, version, cipher, alpn;
-    bool resumed, has_certificate, verified;
-    mg_slice problem; /* why it is not verified */
+    bool resumed, early, has_certificate, verified; /* early: the handshake is not done yet */
+    mg_slice problem;                               /* why it is not verified */
     mg_slice subject, issuer, serial, fingerprint;
     mg_slice names;               /* alternative ones, each with its kind and a line's end: "DNS:a.example\n" */
     double not_before, not_after; /* Unix time */
@@ -460,6 +460,7 @@ typedef struct mg_tls_spec {
     uint32_t protocols;       /* bits of mg_tls_protocols, for ALPN */
     bool serves;              /* clients; otherwise it is for origins */
     bool strict;              /* clients must name a host that a certificate has */
+    bool early;               /* early data is taken */
 } mg_tls_spec;
 typedef struct mg_certificate_spec {
     mg_slice certificate, key; /* paths or PEM text; no key: it is in the same file */

@@ -47,7 +47,7 @@ struct mg_tls_memory {
 void mg_tls_forget(struct mg_tls_memory *m);
 
 /* Take over an open transport and begin the handshake; NULL without memory (`below` is closed then). on_connected
- * follows, never at once: 0, or an errno with mg_tls_problem(). `certificate`, which is taken over, is shown whatever
+ * follows, never at once: 0 (with early data before the handshake is done), or an errno with mg_tls_problem(). `certificate`, which is taken over, is shown whatever
  * name the client asks for; NULL: as the settings say. */
 struct mg_transport *mg_tls_serve(struct mg_transport *below, struct mg_tls *tls, struct mg_certificate *certificate,
                                   const struct mg_transport_events *events, void *owner);
@@ -66,6 +66,8 @@ struct mg_tls_session *mg_tls_session_of(struct mg_transport *t);
 struct mg_tls_session *mg_tls_session_hold(struct mg_tls_session *s);
 /* NULL is allowed. */
 void mg_tls_session_drop(struct mg_tls_session *s);
+/* Is what is read now early data, which may be a replay (RFC 8446 2.3)? */
+bool mg_tls_session_is_early(const struct mg_tls_session *s);
 /* "1.3". */
 mg_slice mg_tls_session_version(const struct mg_tls_session *s);
 /* The slices are valid until the next call. */

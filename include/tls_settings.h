@@ -34,6 +34,7 @@ struct mg_tls {
     unsigned refs;
     bool serves; /* clients; otherwise for origins */
     bool strict; /* a name that no certificate has is refused */
+    bool early;  /* early data is taken */
     unsigned protocols;
     SSL_CTX *context;
     struct mg_certificate **certificates;

@@ -302,6 +302,77 @@ def test_stapled_answers_reach_the_client(secure, authority, site, tmp_path):
     assert "OCSP Response Status: successful" in shown.stdout and "Cert Status: good" in shown.stdout
 
 
+# ---- Early data.
+
+@pytest.fixture
+def early(secure, tmp_path):
+    """early(gate, request): the output of a client that resumes and sends this as early data."""
+    def send(gate, text):
+        session, asked = tmp_path / "session.pem", tmp_path / "request"
+        asked.write_text(text)
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{gate.port}", "-servername", "example.test", "-tls1_3",
+                   "-ign_eof"]
+        subprocess.run([*command, "-sess_out", session], input=b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                       capture_output=True, timeout=20, check=True)
+        done = subprocess.run([*command, "-sess_in", session, "-early_data", asked], stdin=subprocess.DEVNULL,
+                              capture_output=True, timeout=20)
+        return done.stdout.decode("latin-1")
+    return send
+
+
+def test_early_data_is_refused_unless_it_is_allowed(secure, early):
+    gate = secure(TELL)
+
+    told = early(gate, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+
+    assert "Early data was not sent" in told or "Early data was rejected" in told
+
+
+def test_early_data_that_is_allowed_is_answered_and_the_origin_is_told(secure, early, origin):
+    server = origin.answers(200, b"early bird")
+    gate = secure(f'''gate.use {{ request = function(req) req.headers["x-early"] = tostring(req.tls.early) end }}
+        gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}''', tls="early_data = true")
+
+    told = early(gate, "GET /first HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+
+    assert "Early data was accepted" in told and told.count("early bird") == 1
+    assert [(r["early-data"], r["x-early"]) for r in server.requests] == [(None, "false"), ("1", "true")]
+
+
+def test_a_method_that_changes_something_is_too_early(secure, early, origin):
+    server = origin.answers()
+    gate = secure(f'gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}',
+                  tls="early_data = true")
+
+    told = early(gate, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+                       "GET /later HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+
+    assert "HTTP/1.1 425 Too Early" in told and "HTTP/1.1 200" in told
+    assert [r.method for r in server.requests] == ["GET", "GET"]
+
+
+def test_what_follows_early_data_is_not_early(secure, early, origin):
+    """A body that is longer than early data may be, of which the rest comes behind the handshake."""
+    gate = secure('gate.route { "/*", handler = function(req) return 200, #req:text() .. " bytes" end }',
+                  tls="early_data = true")
+
+    told = early(gate, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 15000\r\n\r\n" + "x" * 15000)
+
+    assert "Early data was accepted" in told and "15000 bytes" in told
+
+
+def test_clients_without_early_data_are_served_where_it_is_allowed(secure, authority):
+    gate = secure(TELL, tls="early_data = true")
+    context = authority.client_context(alpn=["h2", "http/1.1"])
+
+    connection = Http2(gate.address, tls=context)
+    gate.clients.append(connection)
+
+    assert json(connection.get("/"))["http"] == "2"
+    assert resumed_at(gate.address, authority.client_context(version=ssl.TLSVersion.TLSv1_2), ssl.TLSVersion.TLSv1_2, 2) == 2
+    assert resumed_at(gate.address, authority.client_context(), ssl.TLSVersion.TLSv1_3, 3) == 3
+
+
 # ---- Clients' certificates.
 
 def test_a_clients_certificate_is_told(secure, authority):

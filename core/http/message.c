@@ -564,3 +564,8 @@ bool mg_method_is_idempotent(mg_slice method)
     }
     return false;
 }
+
+bool mg_method_is_safe(mg_slice method)
+{
+    return mg_method_is_idempotent(method) && !mg_method_is(method, "PUT") && !mg_method_is(method, "DELETE");
+}

@@ -36,11 +36,15 @@ struct tls_transport {
     SSL *ssl;               /* the session's */
     struct mg_chain sealed; /* records on their way */
     size_t owed;            /* bytes of the caller's that they hold */
-    bool shaken;            /* the handshake is done */
+    bool opened;            /* its owner may read and write */
+    bool early;             /* the handshake is not done: what is read is early data */
     bool reading, writing;  /* what the owner asked for */
     bool corked;            /* records are gathered */
     bool more;              /* OpenSSL may hold bytes that have arrived */
     bool eof, broken;
+    bool early_read; /* there is no more of it */
+    char *ahead;     /* early data that was read before its owner was there */
+    size_t ahead_len;
 };
 
 static struct tls_transport *handed_up; /* whose event is being handed up; NULL once it was closed */
@@ -156,6 +160,39 @@ static enum mg_io outcome(struct tls_transport *t, int error)
     }
 }
 
+/* Early data, or what ends the handshake behind it: MG_IO_DONE without bytes then, and it is not early any more. */
+static enum mg_io read_early(struct tls_transport *t, void *to, size_t cap, size_t *n)
+{
+    if (t->ahead_len) {
+        *n = t->ahead_len < cap ? t->ahead_len : cap;
+        memcpy(to, t->ahead, *n);
+        t->ahead_len -= *n;
+        memmove(t->ahead, t->ahead + *n, t->ahead_len);
+        t->more = true;
+        return MG_IO_DONE;
+    }
+    if (!t->early_read) {
+        int got = SSL_read_early_data(t->ssl, to, cap, n);
+        if (got == SSL_READ_EARLY_DATA_SUCCESS) {
+            t->more = true;
+            return MG_IO_DONE;
+        }
+        if (got == SSL_READ_EARLY_DATA_ERROR)
+            return outcome(t, SSL_get_error(t->ssl, 0));
+        t->early_read = true;
+    }
+    t->corked = true;
+    int done = SSL_do_handshake(t->ssl);
+    t->corked = false;
+    flush(t);
+    if (done != 1)
+        return outcome(t, SSL_get_error(t->ssl, done));
+    t->early = false;
+    free(t->ahead);
+    t->ahead = NULL;
+    return MG_IO_DONE;
+}
+
 /* As much as is there: who gets less than asked for waits for the next event. */
 static enum mg_io tls_read(struct mg_transport *base, void *to, size_t cap, size_t *n)
 {
@@ -163,6 +200,11 @@ static enum mg_io tls_read(struct mg_transport *base, void *to, size_t cap, size
 
     *n = 0;
     t->more = false;
+    if (t->early) {
+        enum mg_io io = read_early(t, to, cap, n);
+        if (t->early || io != MG_IO_DONE)
+            return io;
+    }
     if (cap >= LARGE)
         SSL_set_default_read_buffer_len(t->ssl, LARGE);
     for (;;) {
@@ -245,7 +287,7 @@ static size_t seal_batch(struct tls_transport *t, struct offer *o)
         struct iovec r = record_of(o);
         size_t n = 0;
         t->corked = sealed + r.iov_len < BATCH && o->left > r.iov_len;
-        if (SSL_write_ex(t->ssl, r.iov_base, r.iov_len, &n) != 1) {
+        if ((t->early ? SSL_write_early_data : SSL_write_ex)(t->ssl, r.iov_base, r.iov_len, &n) != 1) {
             ERR_clear_error();
             t->broken = true;
             break;
@@ -286,7 +328,8 @@ static enum mg_io tls_write(struct mg_transport *base, const struct iovec *v, in
 
 static void say_goodbye(struct tls_transport *t)
 {
-    if (t->shaken && !t->broken && !(SSL_get_shutdown(t->ssl) & SSL_SENT_SHUTDOWN) && SSL_shutdown(t->ssl) < 0)
+    if (t->opened && !t->early && !t->broken && !(SSL_get_shutdown(t->ssl) & SSL_SENT_SHUTDOWN) &&
+        SSL_shutdown(t->ssl) < 0)
         ERR_clear_error();
 }
 
@@ -309,6 +352,7 @@ static void tls_close(struct mg_transport *base, bool abort)
     /* A session whose connection broke may still be resumed: it was good. */
     SSL_set_shutdown(t->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     mg_chain_clear(&t->sealed);
+    free(t->ahead);
     t->below->ops->close(t->below, abort);
     SSL_set_bio(t->ssl, NULL, NULL);
     SSL_set_app_data(t->ssl, NULL);
@@ -398,12 +442,37 @@ static void tell(struct tls_transport *t)
     ERR_clear_error();
 }
 
+/* A client that resumes may send a request at once, which is answered before the handshake is done. The first piece is
+ * read here, to know whether there is any. True if there is. */
+static bool begin_early(struct tls_transport *t)
+{
+    if (!t->ahead && !(t->ahead = malloc(RECORD)))
+        return false;
+    int got = SSL_read_early_data(t->ssl, t->ahead, RECORD, &t->ahead_len);
+    t->early = got == SSL_READ_EARLY_DATA_SUCCESS && t->ahead_len;
+    t->early_read = got == SSL_READ_EARLY_DATA_FINISH;
+    return t->early;
+}
+
+static int step(struct tls_transport *t)
+{
+    if (t->session->tls->early && !t->early_read) {
+        if (begin_early(t))
+            return 0;
+        if (!t->early_read)
+            return SSL_get_error(t->ssl, 0);
+        free(t->ahead);
+        t->ahead = NULL;
+    }
+    int done = SSL_do_handshake(t->ssl);
+    return done == 1 ? 0 : SSL_get_error(t->ssl, done);
+}
+
 static void shake(struct tls_transport *t)
 {
     t->corked = true;
-    int done = SSL_do_handshake(t->ssl);
+    int error = step(t);
     t->corked = false;
-    int error = done == 1 ? 0 : SSL_get_error(t->ssl, done);
     if (error && error != SSL_ERROR_WANT_READ)
         tell(t);
     flush(t);
@@ -415,8 +484,8 @@ static void shake(struct tls_transport *t)
         t->base.events->on_connected(&t->base, EPROTO);
         return;
     }
-    t->shaken = true;
-    t->more = SSL_has_pending(t->ssl);
+    t->opened = true;
+    t->more = t->early || SSL_has_pending(t->ssl);
     t->base.events->on_connected(&t->base, 0);
 }
 
@@ -426,7 +495,7 @@ static void on_readable(struct mg_transport *below)
 {
     struct tls_transport *t = handed_up = below->owner;
 
-    if (!t->shaken) {
+    if (!t->opened) {
         shake(t);
         return;
     }

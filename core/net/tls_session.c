@@ -132,6 +132,11 @@ mg_slice mg_tls_session_version(const struct mg_tls_session *s)
     return mg_slice_of(strlen(name) > 4 ? name + 4 : name);
 }
 
+bool mg_tls_session_is_early(const struct mg_tls_session *s)
+{
+    return !SSL_is_init_finished(s->ssl);
+}
+
 void mg_tls_session_about(struct mg_tls_session *s, mg_tls_about *out)
 {
     const unsigned char *alpn;
@@ -145,6 +150,7 @@ void mg_tls_session_about(struct mg_tls_session *s, mg_tls_about *out)
         .cipher = mg_slice_of(SSL_get_cipher_name(s->ssl)),
         .alpn = { (const char *)alpn, len },
         .resumed = SSL_session_reused(s->ssl) == 1,
+        .early = mg_tls_session_is_early(s),
     };
     X509 *certificate = SSL_get0_peer_certificate(s->ssl);
     if (certificate)

@@ -19,7 +19,7 @@ static const char CIPHERS[] = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GC
                               "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305";
 static const char GROUPS[] = "X25519:P-256:P-384";
 
-enum { NAMES_MOST = 253 + 1, DEPTH = 4 };
+enum { NAMES_MOST = 253 + 1, DEPTH = 4, EARLY_MOST = 16 * 1024 };
 
 /* ---- The digest: all that makes two connections differ. ---- */
 
@@ -285,6 +285,12 @@ static bool apply_for_clients(struct mg_tls *tls, const mg_tls_spec *s, const ch
     SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF); /* tickets carry all there is */
     SSL_CTX_set_session_id_context(c, tls->digest, MG_TLS_DIGEST);
     mg_tls_seal_tickets(c);
+    if (tls->early) {
+        /* Tickets that no worker remembers can't be taken once only, so whatever is early may be a replay: it is for who
+         * reads it to bear that (RFC 8470 3). */
+        SSL_CTX_set_options(c, SSL_OP_NO_ANTI_REPLAY);
+        SSL_CTX_set_max_early_data(c, EARLY_MOST);
+    }
     SSL_CTX_set_tlsext_servername_callback(c, on_server_name);
     SSL_CTX_set_tlsext_servername_arg(c, tls);
     SSL_CTX_set_tlsext_status_cb(c, on_status);
@@ -349,6 +355,7 @@ struct mg_tls *mg_tls_new(const mg_tls_spec *s, const char **why)
     tls->refs = 1;
     tls->serves = s->serves;
     tls->strict = s->strict;
+    tls->early = s->early;
     tls->protocols = s->protocols;
     tls->context = SSL_CTX_new(s->serves ? TLS_server_method() : TLS_client_method());
     tls->sni = strndup(s->sni.len ? s->sni.ptr : "", s->sni.len);

@@ -189,6 +189,14 @@ static enum mg_next refuse(struct mg_exchange *x, unsigned status, mg_slice text
     return mg_go(x, MG_STEP_ERROR);
 }
 
+/* RFC 8470 5.2: a method that changes nothing may be repeated, and the origin is told that it might be. */
+static bool take_early(struct mg_exchange *x)
+{
+    if (!mg_method_is_safe(x->request.method))
+        return false;
+    return mg_message_set(&x->request, MG_LIT("Early-Data"), MG_LIT("1")) == MG_OK;
+}
+
 static enum mg_next step_open(struct mg_exchange *x)
 {
     if (x->request.status)
@@ -199,6 +207,8 @@ static enum mg_next step_open(struct mg_exchange *x)
     if (!x->continued && x->request.version >= 11 &&
         !mg_text_same(mg_message_known(&x->request, MG_FIELD_EXPECT)->value, MG_LIT("100-continue")))
         return refuse(x, 417, MG_LIT("an expectation other than 100-continue"));
+    if (x->tls && mg_tls_session_is_early(x->tls) && !take_early(x))
+        return mg_engine_fail(x, 425, "early data may be a replay, which this method does not bear");
     mg_forward_request(x);
     if (mg_arena_failed(x->arena))
         return mg_engine_fail(x, 503, "out of memory");

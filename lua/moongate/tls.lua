@@ -36,6 +36,7 @@ local certificate_keys = {
 local client_keys = {
   certificates = schema.table { expect = "a list of tables like { cert = \"site.pem\", key = \"site.key\" }" },
   strict_sni = schema.flag(),
+  early_data = schema.flag(),
   client_cert = schema.choice { "request", "require" },
   client_ca = pem,
   client_depth = schema.count { min = 1, max = 100 },
@@ -117,7 +118,7 @@ function tls.for_clients(options, protocols, fail)
   end
   local list = certificates_of(read, fail)
   local spec = ffi.new "mg_tls_spec"
-  spec.serves, spec.strict = true, read.strict_sni or false
+  spec.serves, spec.strict, spec.early = true, read.strict_sni or false, read.early_data or false
   spec.protocols = protocols
   core.put(spec.ca, read.client_ca or "")
   spec.depth = read.client_depth or 0
@@ -184,6 +185,7 @@ end
 ---@field cipher string
 ---@field alpn string?
 ---@field resumed boolean
+---@field early boolean it came as early data, and may be a replay
 ---@field client_cert moongate.ClientCertificate?
 
 local about = ffi.new "mg_tls_about"
@@ -208,7 +210,7 @@ function tls.about(view)
   C.mg_view_tls(view, about)
   return {
     sni = string_of(about.sni), version = string_of(about.version), cipher = string_of(about.cipher),
-    alpn = string_of(about.alpn), resumed = about.resumed,
+    alpn = string_of(about.alpn), resumed = about.resumed, early = about.early,
     client_cert = about.has_certificate and certificate_of() or nil,
   }
 end
