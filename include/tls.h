@@ -47,8 +47,8 @@ struct mg_tls_memory {
 void mg_tls_forget(struct mg_tls_memory *m);
 
 /* Take over an open transport and begin the handshake; NULL without memory (`below` is closed then). on_connected
- * follows, never at once: 0 (with early data before the handshake is done), or an errno with mg_tls_problem(). `certificate`, which is taken over, is shown whatever
- * name the client asks for; NULL: as the settings say. */
+ * follows, never at once: 0 (with early data before the handshake is done), or an errno with mg_tls_problem().
+ * `certificate`, which is taken over, is shown whatever name the client asks for; NULL: as the settings say. */
 struct mg_transport *mg_tls_serve(struct mg_transport *below, struct mg_tls *tls, struct mg_certificate *certificate,
                                   const struct mg_transport_events *events, void *owner);
 /* `name` is whom the certificate must be of: a host's name, or an address. `memory` must live as long as the

@@ -365,6 +365,7 @@ static bool make_options(void)
     nghttp2_option_set_no_closed_streams(options, 1);
     nghttp2_option_set_builtin_recv_extension_type(options, NGHTTP2_PRIORITY_UPDATE);
     nghttp2_option_set_max_send_header_block_length(options, HEADER_BLOCK_MOST);
+    nghttp2_option_set_stream_reset_rate_limit(options, UINT64_MAX, UINT64_MAX); /* max_resets has a name */
     return true;
 }
 

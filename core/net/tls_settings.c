@@ -286,8 +286,8 @@ static bool apply_for_clients(struct mg_tls *tls, const mg_tls_spec *s, const ch
     SSL_CTX_set_session_id_context(c, tls->digest, MG_TLS_DIGEST);
     mg_tls_seal_tickets(c);
     if (tls->early) {
-        /* Tickets that no worker remembers can't be taken once only, so whatever is early may be a replay: it is for who
-         * reads it to bear that (RFC 8470 3). */
+        /* Tickets that no worker remembers can't be taken once only, so whatever is early may be a replay: it is for
+         * who reads it to bear that (RFC 8470 3). */
         SSL_CTX_set_options(c, SSL_OP_NO_ANTI_REPLAY);
         SSL_CTX_set_max_early_data(c, EARLY_MOST);
     }

@@ -521,8 +521,8 @@ static bool announce(struct connection *c)
     return c->transport->ops->write(c->transport, &v, 1, &n) == MG_IO_DONE && n == len;
 }
 
-/* What the handshake has settled on; false if it is not what must be spoken. Those that wait for room in a connection of
- * HTTP/2 make their own if there is none. */
+/* What the handshake has settled on; false if it is not what must be spoken. Those that wait for room in a connection
+ * of HTTP/2 make their own if there is none. */
 static bool settle_protocol(struct mg_pool *p, bool h2)
 {
     if (p->protocol == MG_PROTOCOL_HTTP2)
