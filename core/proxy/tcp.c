@@ -6,13 +6,14 @@
  * flush, never inside a callback. */
 #include "tcp.h"
 
+#include "carrier.h"
+
 #include <assert.h>
 #include <stdlib.h>
 
 enum {
     TCP_MAGIC = 0x6d677463,
-    READS_A_TURN = 4, /* then others get their turn */
-    IOVECS = 64,
+    READS_A_TURN = 4,      /* then others get their turn */
     ROOM_LEAST = 4 * 1024, /* in the shared block, for another read */
 };
 
@@ -22,8 +23,7 @@ struct mg_tcp {
     struct mg_transport *transport;
     struct mg_timeout timer;
     struct mg_chain out;
-    struct mg_tcp *next_dirty;
-    bool client_side, open, doomed, abort, dirty;
+    bool client_side, open;
     bool wanting;   /* the owner takes bytes */
     bool eof;       /* the other end has ended its side */
     bool large;     /* a read has filled what it was offered */
@@ -37,30 +37,25 @@ struct mg_tcp {
 };
 
 bool mg_tcp_at_work;
-static struct mg_tcp *dirty;
+static struct mg_carriers carriers;
 static struct mg_block *shared; /* for small reads; released when nobody else holds it */
 static unsigned streams;
 
 static struct mg_tcp *tcp_of(struct mg_stream *s)
 {
-    return (struct mg_tcp *)((char *)s - offsetof(struct mg_tcp, stream));
+    return MG_HOLDER(s, struct mg_tcp, stream);
 }
 
 static void mark(struct mg_tcp *t)
 {
     mg_tcp_at_work = true;
-    if (t->dirty)
-        return;
-    t->dirty = true;
-    t->next_dirty = dirty;
-    dirty = t;
+    mg_carrier_mark(&carriers, &t->carrier);
 }
 
 static void doom(struct mg_tcp *t, bool abort)
 {
-    t->doomed = true;
-    t->abort |= abort;
-    mark(t);
+    mg_tcp_at_work = true;
+    mg_carrier_doom(&carriers, &t->carrier, abort);
 }
 
 static void close_stream(struct mg_tcp *t)
@@ -78,14 +73,16 @@ static void end(struct mg_tcp *t, enum mg_why why, bool abort)
     t->stream.events->on_end(&t->stream, why);
 }
 
-static void destroy(struct mg_tcp *t)
+static void destroy(struct mg_carrier *c)
 {
-    assert(!t->open && !t->dirty);
+    struct mg_tcp *t = (struct mg_tcp *)c;
+
+    assert(!t->open && !c->dirty);
     mg_timeout_clear(&t->timer);
     mg_chain_clear(&t->out);
-    t->transport->ops->close(t->transport, t->abort);
-    t->carrier.events->on_closed(&t->carrier);
-    t->carrier.magic = 0;
+    t->transport->ops->close(t->transport, c->abort);
+    c->events->on_closed(c);
+    c->magic = 0;
     free(t);
 }
 
@@ -100,7 +97,7 @@ static void watch(struct mg_tcp *t)
 
 static void on_timer(struct mg_timeout *timer)
 {
-    struct mg_tcp *t = (struct mg_tcp *)((char *)timer - offsetof(struct mg_tcp, timer));
+    struct mg_tcp *t = MG_HOLDER(timer, struct mg_tcp, timer);
 
     t->stream.problem = t->blocked ? "it did not read within send_timeout"
                                    : "no byte passed in either direction within idle_timeout";
@@ -203,26 +200,12 @@ static void on_writable(struct mg_transport *transport)
 /* False when the transport is broken. */
 static bool write_out(struct mg_tcp *t)
 {
-    struct iovec v[IOVECS];
-
-    while (t->out.bytes) {
-        size_t n = 0, offered = 0;
-        int count = mg_chain_iovec(&t->out, v, IOVECS);
-        for (int i = 0; i < count; i++)
-            offered += v[i].iov_len;
-        enum mg_io io = t->transport->ops->write(t->transport, v, count, &n);
-        if (io == MG_IO_ERROR || io == MG_IO_CLOSED)
-            return false;
-        if (io == MG_IO_DONE)
-            mg_chain_drop(&t->out, n);
-        t->blocked = n < offered;
-        watch(t);
-        if (t->blocked) {
-            t->transport->ops->want_write(t->transport);
-            return true;
-        }
-    }
-    return true;
+    if (!t->out.bytes)
+        return true;
+    enum mg_io io = mg_transport_send(t->transport, &t->out);
+    t->blocked = io == MG_IO_AGAIN;
+    watch(t);
+    return io != MG_IO_ERROR;
 }
 
 /* An origin that had ended its side and takes no more has gone, which is one way to end a tunnel. */
@@ -260,15 +243,17 @@ static void answer(struct mg_tcp *t)
     t->stream.events->on_head(&t->stream, &connected, false);
 }
 
-static void flush(struct mg_tcp *t)
+static void flush(struct mg_carrier *c)
 {
+    struct mg_tcp *t = (struct mg_tcp *)c;
+
     if (t->answering && t->open)
         answer(t);
     if (t->out.failed)
         end(t, MG_WHY_CUT, true); /* bytes are missing */
-    if (!t->doomed && !t->blocked && !write_out(t))
+    if (!c->doomed && !t->blocked && !write_out(t))
         on_write_failed(t);
-    if (!t->doomed && t->open)
+    if (!c->doomed && t->open)
         after_write(t);
     if (t->cutting && !t->out.bytes)
         doom(t, true);
@@ -276,27 +261,13 @@ static void flush(struct mg_tcp *t)
 
 void mg_tcp_flush(void)
 {
-    static bool flushing;
-
-    if (flushing)
-        return;
-    flushing = true;
     mg_tcp_at_work = false;
-    while (dirty) {
-        struct mg_tcp *t = dirty;
-        dirty = t->next_dirty;
-        t->dirty = false;
-        if (!t->doomed)
-            flush(t);
-        if (t->doomed && !t->dirty)
-            destroy(t);
-    }
+    (void)mg_carriers_flush(&carriers, flush, destroy);
     if (shared && shared->refs == 1) {
         mg_block_give(shared);
         shared = NULL;
     }
     mg_tcp_at_work = shared != NULL;
-    flushing = false;
 }
 
 /* ---- The stream. ---- */
