@@ -572,6 +572,15 @@ def test_rapid_resets_end_the_connection(proxy, origin, connect):
     assert server.seen <= 60
 
 
+def test_max_resets_of_0_is_no_bound(proxy, origin, connect):
+    client = connect(proxy(origin.answers(), listen="max_resets = 0")).ready()
+
+    for _ in range(1500):
+        client.rst(client.request())
+
+    assert client.get("/").status == 200
+
+
 @pytest.mark.parametrize("flood", ["ping", "settings", "priority", "window", "empty-data"])
 def test_a_flood_of_control_frames_ends_the_connection(proxy, origin, connect, flood):
     gate = proxy(origin.hangs(), listen="max_control_frames = 100")
