@@ -19,7 +19,7 @@ SRC := base/text base/clock base/log base/arena base/block \
        proxy/shared proxy/dict proxy/tcp proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget script/vm \
-       server/turned_away server/handshake server/greeting server/listener server/bind server/sockets server/channel \
+       server/turned_away server/handshake server/greeting server/listener server/bind server/sockets server/watch server/channel \
        server/worker server/control server/master server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)
 LUA := $(shell find lua -name '*.lua')

@@ -28,6 +28,7 @@ struct mg_ready {
     char error_log[MG_WHERE_TEXT]; /* empty: standard error */
     double drain_timeout;          /* seconds; 0: for ever */
     unsigned changes;              /* bytes behind the binds: what moongate.changes says; 0: not known */
+    unsigned files;                /* and behind those: moongate.files, with a zero byte; 0: not known */
     unsigned count;
     struct mg_bind binds[];
 };

@@ -8,6 +8,7 @@ struct mg_worker_options {
     int channel;         /* to the master */
     unsigned generation; /* the number of the one in force, which it loads */
     const char *script;
+    bool watch;                            /* say which files were loaded */
     bool log_level_given, error_log_given; /* the command line's stand, whatever the script says */
 };
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Who may use what: names of library functions, and the only objects that may call them.
 DOORS = [
     (r"luaL?_\w+", {"script/vm", "script/budget"}),
-    (r"ev_io_\w+", {"net/transport", "net/resolve", "server/listener", "server/worker", "server/master",
+    (r"ev_io_\w+", {"net/transport", "net/resolve", "server/listener", "server/watch", "server/worker", "server/master",
                     "server/control"}),
     (r"ares_\w+", {"net/resolve"}),
     (r"http_parser_\w+", {"http/head", "http/h1", "http/h1_write"}),

@@ -491,3 +491,57 @@ def test_hundred_reloads_lose_nothing_and_hold_no_memory(moongate, origin):
 
     assert not problems and min(counts) > 50, (problems, counts)
     wait_until(lambda: generations(gate) == [101, 101])
+
+
+# ---- --watch.
+
+def replace(path, text):
+    """As editors do it: another file in its place."""
+    beside = path.with_name("." + path.name + ".swp")
+    beside.write_text(text)
+    beside.rename(path)
+
+
+def test_watch_reloads_when_the_script_or_a_file_it_required_changes(moongate, tmp_path):
+    module = tmp_path / "words.lua"
+    module.write_text('return "first"')
+    gate = moongate('local word = require "words"\ngate.route { "/*", handler = function() return 200, word end }',
+                    arguments=["--watch"])
+    assert gate.get("/").body == b"first"
+
+    module.write_text('return "second"')
+    gate.wait_log("generation 2 is in force")
+    assert gate.get("/").body == b"second"
+
+    replace(module, 'return "third"')
+    gate.wait_log("generation 3 is in force")
+    assert gate.get("/").body == b"third"
+
+    edit(gate, says("fourth"))
+    gate.wait_log("generation 4 is in force")
+    assert gate.get("/").body == b"fourth"
+
+
+def test_watch_takes_a_burst_of_writes_as_one_change(moongate):
+    gate = moongate(says("old"), arguments=["--watch"])
+
+    for n in range(20):
+        edit(gate, says(f"edit {n}"))
+    gate.wait_log("generation 2 is in force")
+
+    assert gate.get("/").body == b"edit 19"
+    assert gate.status()["generation"] == 2
+
+
+def test_watch_sees_the_mend_of_a_file_that_was_never_loaded(moongate, tmp_path):
+    gate = moongate(says("old"), arguments=["--watch"])
+    gate.expect_error("nothing has changed")
+    (tmp_path / "fresh.lua").write_text("nonsense nonsense")
+    edit(gate, 'require "fresh"\n' + says("new"))
+    gate.wait_log("nothing has changed.*fresh.lua")
+    assert gate.get("/").body == b"old"
+
+    (tmp_path / "fresh.lua").write_text("return true")
+    gate.wait_log("generation 2 is in force")
+
+    assert gate.get("/").body == b"new"

@@ -32,6 +32,7 @@ static const char help[] =
     "  --log LEVEL       debug, info, warn, error or none, instead of what the script says\n"
     "  --error-log PATH  the error log's file, instead of standard error\n"
     "  --shared SIZE     room for what workers share, such as dictionaries (default: 1G, taken as it is used)\n"
+    "  --watch           reload when the script, a file that it required or a certificate changes\n"
     "  --json            the answer as one line of JSON\n"
     "  --help, --version\n"
     "\n"
@@ -148,7 +149,8 @@ static int take_option(int option, const char *given, struct line *l)
         l->json = true;
         return 0;
     case 'W':
-        return misuse("--watch is not available in this version", NULL);
+        l->master.watch = true;
+        return 0;
     case ':':
         return misuse("a value is needed after", given);
     default:

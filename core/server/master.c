@@ -28,6 +28,7 @@
 #include "sockets.h"
 #include "text.h"
 #include "tls.h"
+#include "watch.h"
 #include "worker.h"
 
 enum { SIGNALS = 7, ANSWER_ROOM = 256 * 1024 };
@@ -200,6 +201,14 @@ static void commit_if_all_ready(void)
         announce();
 }
 
+/* What the script in force was loaded from. After a failure its mend may be in a file that was not read yet. */
+static void watch(const struct mg_ready *r, bool failed)
+{
+    const char *list = r->files ? (const char *)&r->binds[r->count] + r->changes : NULL;
+
+    mg_watch_files(list, failed);
+}
+
 static unsigned count_workers(void)
 {
     cpu_set_t processors;
@@ -226,6 +235,7 @@ static void begin(void)
         return;
     }
     m.stage = STARTING;
+    watch(m.ready, false);
     m.count = count_workers();
     for (unsigned i = 1; i < m.count && m.stage == STARTING; i++)
         start_child(&m.children[i]);
@@ -235,7 +245,7 @@ static void begin(void)
 
 static size_t size_of(const struct mg_ready *r)
 {
-    return sizeof(*r) + r->count * sizeof(r->binds[0]) + r->changes;
+    return sizeof(*r) + r->count * sizeof(r->binds[0]) + r->changes + r->files;
 }
 
 static struct mg_ready *copy_ready(const struct mg_ready *r)
@@ -306,6 +316,7 @@ static void give_up(const char *why)
         }
     }
     log_lines(MG_LOG_ERROR, "reload: nothing has changed", why);
+    watch(m.ready, true);
     end_badly(why);
 }
 
@@ -439,6 +450,7 @@ static void commit_reload(void)
     free(m.ready);
     m.ready = copy_ready(m.reload.ready);
     m.generation++;
+    watch(m.ready, false);
     m.reload.committed = true;
     for (unsigned i = 0; i < m.count; i++)
         if (m.children[i].pid && m.children[i].ready)
@@ -520,7 +532,8 @@ static struct mg_ready *read_ready(const struct mg_letter *l)
 {
     const struct mg_ready *r = (const struct mg_ready *)l->body;
     bool whole = l->len >= sizeof(*r) && r->count <= MG_BINDS_MOST && r->changes <= MG_LETTER_MOST &&
-                 l->len == size_of(r) && (!r->changes || !l->body[l->len - 1]);
+                 r->files <= MG_LETTER_MOST && l->len == size_of(r) &&
+                 ((!r->changes && !r->files) || !l->body[l->len - 1]);
 
     return whole ? copy_ready(r) : NULL;
 }
@@ -726,6 +739,7 @@ __attribute__((noreturn)) static void become_worker(int number, int channel)
         .channel = channel,
         .generation = m.generation,
         .script = m.options->script,
+        .watch = m.options->watch,
         .log_level_given = m.options->log_level_given,
         .error_log_given = m.options->error_log_given,
     };
@@ -735,6 +749,7 @@ __attribute__((noreturn)) static void become_worker(int number, int channel)
         if (m.children[i].pid)
             close(m.children[i].channel);
     mg_sockets_forget();
+    mg_watch_forget();
     mg_control_forget();
     for (unsigned i = 0; i < SIGNALS; i++) {
         ev_signal_stop(m.loop, &m.signals[i]);
@@ -791,10 +806,10 @@ static void start_child(struct child *c)
 /* ---- Signals and the control socket. ---- */
 
 /* A second one during a reload may be about a later edit. */
-static void on_hup(void)
+static void reload_unasked(void)
 {
     if (m.stage != RUNNING)
-        mg_log(MG_LOG_WARN, "HUP: nothing is reloaded while moongate starts or stops");
+        mg_log(MG_LOG_WARN, "nothing is reloaded while moongate starts or stops");
     else if (m.reload.active)
         m.reload.again = true;
     else
@@ -818,7 +833,7 @@ static void on_signal(struct ev_loop *loop, ev_signal *s, int events)
         tell_all(MG_WORD_REOPEN);
         break;
     case SIGHUP:
-        on_hup();
+        reload_unasked();
         break;
     case SIGUSR2:
         mg_log(MG_LOG_WARN, "USR2: upgrade is not available in this version");
@@ -885,6 +900,7 @@ static void prepare_children(void)
 static void release(void)
 {
     mg_control_close();
+    mg_watch_stop();
     mg_sockets_keep(NULL, 0);
     for (unsigned i = 0; i < MG_WORKERS_MAX; i++) {
         free(m.children[i].report);
@@ -915,6 +931,10 @@ int mg_master_run(const struct mg_master_options *options)
     ev_timer_init(&m.tickets, on_tickets, mg_tls_turn(), 0);
     ev_timer_start(m.loop, &m.tickets);
     prepare_children();
+    if (options->watch && !mg_watch_start(m.loop, reload_unasked)) {
+        fprintf(stderr, "moongate: --watch: %s\n", strerror(errno));
+        return 1;
+    }
     if (options->control && (problem = mg_control_open(m.loop, options->control, &control_events))) {
         fprintf(stderr, "moongate: %s\n", problem);
         return 1;

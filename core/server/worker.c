@@ -270,14 +270,25 @@ static char *compare(struct mg_generation *g, size_t *len)
     return text;
 }
 
+/* The files that g was loaded from, if somebody watches them. */
+static char *files_of(struct mg_generation *g, size_t *len)
+{
+    *len = 0;
+    if (!w.options->watch || w.options->number != 0)
+        return NULL;
+    char *text = mg_vm_ask(g, "moongate.files", w.options->script, "", len);
+    *len += text != NULL;
+    return text;
+}
+
 static bool send_ready(struct mg_generation *g)
 {
-    size_t changes, size = sizeof(struct mg_ready) + g->listen_count * sizeof(struct mg_bind);
-    char *text = compare(g, &changes);
+    size_t changes, files, size = sizeof(struct mg_ready) + g->listen_count * sizeof(struct mg_bind);
+    char *text = compare(g, &changes), *paths = files_of(g, &files);
 
-    if (size + changes > MG_LETTER_MOST)
-        changes = 0;
-    struct mg_ready *r = calloc(1, size + changes);
+    if (size + changes + files > MG_LETTER_MOST)
+        changes = files = 0;
+    struct mg_ready *r = calloc(1, size + changes + files);
     if (r) {
         r->drain_timeout = g->settings.drain_timeout;
         r->workers = g->settings.workers;
@@ -288,11 +299,15 @@ static bool send_ready(struct mg_generation *g)
         for (unsigned i = 0; i < r->count; i++)
             describe_bind(&r->binds[i], &g->listens[i]);
         r->changes = (unsigned)changes;
+        r->files = (unsigned)files;
         if (changes)
-            memcpy((char *)r + size, text, changes);
+            memcpy(&r->binds[r->count], text, changes);
+        if (files)
+            memcpy((char *)&r->binds[r->count] + changes, paths, files);
     }
-    bool sent = r && mg_channel_send(w.options->channel, MG_WORD_READY, r, size + changes, NULL, 0);
+    bool sent = r && mg_channel_send(w.options->channel, MG_WORD_READY, r, size + changes + files, NULL, 0);
     free(text);
+    free(paths);
     free(r);
     return sent;
 }
