@@ -2,11 +2,13 @@
 import os
 import signal
 import socket
+import ssl
 import threading
 
 import pytest
 
 from client import request
+from h2wire import Http2, get
 from moongate import free_port, run, wait_until
 
 
@@ -545,3 +547,77 @@ def test_watch_sees_the_mend_of_a_file_that_was_never_loaded(moongate, tmp_path)
     gate.wait_log("generation 2 is in force")
 
     assert gate.get("/").body == b"new"
+
+
+# ---- TLS and HTTP/2.
+
+def test_a_new_certificate_is_shown_to_new_connections_and_old_ones_go_on(moongate, authority, tmp_path):
+    first, second = authority.issue("first.test"), authority.issue("second.test")
+    port, cert, key = free_port(), tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def install(certificate):
+        cert.write_bytes(open(certificate.cert, "rb").read())
+        key.write_bytes(open(certificate.key, "rb").read())
+    install(first)
+    gate = moongate(f'gate.listen {{ "127.0.0.1:{port}", tls = {{ cert = "{cert}", key = "{key}" }} }}\n' + says("ok"))
+    gate.address = ("127.0.0.1", port)
+    old = gate.raw(tls=authority.client_context(), name="first.test")
+    assert old.get("/").body == b"ok"
+
+    install(second)
+    answer = reload(gate)
+
+    assert answer["changes"]["listeners"]["changed"] == [f"127.0.0.1:{port}"]
+    assert gate.raw(tls=authority.client_context(), name="second.test").get("/").body == b"ok"
+    assert old.get("/").body == b"ok"
+
+
+def test_a_certificate_that_can_t_be_read_refuses_the_reload(moongate, authority, tmp_path):
+    site = authority.issue("first.test")
+    port, cert = free_port(), tmp_path / "cert.pem"
+    cert.write_bytes(open(site.cert, "rb").read())
+    script = f'gate.listen {{ "127.0.0.1:{port}", tls = {{ cert = "{cert}", key = "{site.key}" }} }}\n' + says("ok")
+    gate = moongate(script)
+
+    cert.write_text("nonsense")
+    problem = refused(gate, script)
+
+    assert "gateway.lua:2" in problem and str(cert) in problem
+    gate.address = ("127.0.0.1", port)
+    assert gate.raw(tls=authority.client_context(), name="first.test").get("/").body == b"ok"
+
+
+def test_sessions_of_tls_are_resumed_after_a_reload(moongate, authority, site):
+    gate = moongate(says("ok"), listen=f"tls = {{ {site.lua} }}")
+    context = authority.client_context(version=ssl.TLSVersion.TLSv1_2)
+    first = gate.raw(tls=context)
+    assert first.get("/").body == b"ok"
+
+    reload(gate, says("new"))
+    again = gate.raw(tls=context, session=first.sock.session)
+
+    assert again.get("/").body == b"new" and again.sock.session_reused
+
+
+def test_streams_of_one_connection_of_http2_are_of_either_generation(moongate, origin):
+    go = threading.Event()
+
+    def play(connection):
+        connection.request()
+        go.wait(10)
+        connection.answer(200, b"from the origin")
+    server = origin.plays(play)
+    gate = moongate(f"""gate.use {{ response = function(req, res) res.headers["x-word"] = "old" end }}
+        gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}""")
+    client = Http2(gate.address).ready()
+    slow = client.request(get("/slow"))
+    server.wait_seen(1)
+
+    reload(gate, says("new"))
+    quick = client.get("/quick")
+    go.set()
+    answer = client.response(slow)
+    client.close()
+
+    assert (quick.status, quick.body) == (200, b"new")
+    assert (answer["x-word"], answer.body) == ("old", b"from the origin")

@@ -8,5 +8,8 @@ gate.listen { env "IP" .. ":" .. env "PORT" + 100, idle_timeout = 300 }
 gate.listen {
   env "IP" .. ":" .. env "PORT" + 200, idle_timeout = 300, tls = { cert = env "CERT", key = env "KEY" },
 }
-gate.listen { env "IP" .. ":" .. env "PORT" + 300, tcp = "origin" }
+-- For reloads of a long script.
+for i = 1, tonumber(env "ROUTES" or 0) do
+  gate.route { ("/r%d/:id/*"):format(i), handler = function() return 200, "route " .. i end }
+end
 gate.route { "/*", upstream = gate.upstream("origin", { peers = { env "ORIGIN" }, keepalive = 1024 }) }
