@@ -11,10 +11,10 @@ CC := gcc
 endif
 
 # From the ground up: a file may call only those before it (t/test_arrows.py).
-SRC := base/text base/clock base/log base/arena base/block \
+SRC := base/text base/clock base/log base/arena base/block base/random \
        net/address net/resolve net/transport net/preface net/proxy_header net/hello \
        net/tls_certificate net/tls_tickets net/tls_settings net/tls_session net/tls \
-       http/uri http/message http/head http/framing http/websocket http/h1_write http/h1_read http/h1 \
+       http/uri http/message http/head http/framing http/websocket http/websocket_key http/h1_write http/h1_read http/h1 \
        http/h2_head http/h2_stream http/h2_send http/h2_write http/h2_read http/h2 \
        proxy/shared proxy/dict proxy/tcp proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \

@@ -89,6 +89,10 @@ void mg_exchange_open_tcp(struct mg_stream *s, const struct mg_tcp_destination *
 /* Once a process, before the first exchange. */
 void mg_exchange_start(void);
 
+/* The process ends: WebSockets whose messages have hooks are closed with 1001, these and those to come. Other tunnels
+ * end by themselves. */
+void mg_exchange_drain(void);
+
 /* For the seam. */
 enum mg_status mg_exchange_answer(struct mg_exchange *x, unsigned status);
 int mg_exchange_forward(struct mg_exchange *x);

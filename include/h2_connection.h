@@ -46,6 +46,9 @@ struct mg_h2_stream {
     bool head_method, connect; /* the request's method */
     bool tunnels;              /* CONNECT, or a WebSocket's (RFC 8441): a 2xx makes plain bytes of both sides */
     bool websocket;
+    char *accept;     /* dialled, of a WebSocket: the answer to its key */
+    nghttp2_nv *held; /* its head, until the origin's SETTINGS have come; in `arena` */
+    size_t held_count;
 };
 
 /* Counts what costs a peer nothing, in spans of ten seconds. */
@@ -79,6 +82,7 @@ struct mg_h2 {
     bool lingering;                 /* all is said: only waits for the other end to close */
     bool draining, told;            /* no more streams; and their last one was named */
     bool freed;                     /* a stream has ended: others may be opened */
+    bool introduced;                /* the other end's SETTINGS have come */
     const char *calm;               /* the bound that the peer went over, or NULL */
 };
 
@@ -91,9 +95,11 @@ bool mg_h2_head_field(struct mg_h2 *h, struct mg_h2_stream *s, mg_slice name, mg
 /* The whole head, in h->message. For a request s->refused may be set. */
 void mg_h2_head_request(struct mg_h2 *h, struct mg_h2_stream *s);
 void mg_h2_head_trailers(struct mg_h2 *h);
+/* The 2xx in h->message as HTTP/1.1 tells a client that its WebSocket stands. False without memory. */
+bool mg_h2_head_agreed(struct mg_h2 *h, const struct mg_h2_stream *s);
 /* Our messages as nghttp2 takes them: how many of *out, which the next call uses again. */
 size_t mg_h2_head_of_response(const struct mg_message *m, unsigned status, nghttp2_nv **out);
-size_t mg_h2_head_of_request(const struct mg_message *m, bool tls, nghttp2_nv **out);
+size_t mg_h2_head_of_request(const struct mg_message *m, bool tls, bool websocket, nghttp2_nv **out);
 size_t mg_h2_head_of_trailers(const struct mg_message *m, nghttp2_nv **out);
 
 /* ---- h2_stream.c ---- */
@@ -138,6 +144,8 @@ int mg_h2_on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, vo
 /* ---- h2_write.c ---- */
 
 extern const struct mg_stream_ops mg_h2_serving_ops, mg_h2_dialled_ops;
+/* The origin's SETTINGS have come: heads that were held go out, or can't. */
+void mg_h2_introduced(struct mg_h2 *h);
 
 /* ---- h2_read.c ---- */
 

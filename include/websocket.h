@@ -24,6 +24,7 @@ enum mg_opcode {
 /* RFC 6455 7.4.1: the close codes that we send. */
 enum mg_close_code {
     MG_CLOSE_NORMAL = 1000,
+    MG_CLOSE_GOING_AWAY = 1001,
     MG_CLOSE_PROTOCOL = 1002,
     MG_CLOSE_NO_UTF8 = 1007,
     MG_CLOSE_TOO_LARGE = 1009,

@@ -7,6 +7,7 @@ import threading
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 
 from wire import Fields, PATIENCE
 
@@ -25,11 +26,13 @@ class Connection:
     def __init__(self, sock, origin, number):
         self.sock, self.origin, self.number, self.lock = sock, origin, number, threading.RLock()
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
-        self.requests, self.windows = {}, threading.Condition(self.lock)
+        self.requests, self.news = {}, threading.Condition(self.lock)
 
     def run(self):
         with self.lock:
-            self.h2.local_settings.max_concurrent_streams = self.origin.streams
+            self.h2.local_settings = h2.settings.Settings(client=False, initial_values={
+                h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: self.origin.streams,
+                h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL: int(self.origin.websockets)})
             self.h2.initiate_connection()
             self.flush()
         while data := self.receive():
@@ -58,7 +61,9 @@ class Connection:
 
     def on(self, event):
         if isinstance(event, h2.events.RequestReceived):
-            self.requests[event.stream_id] = Request(event.stream_id, event.headers)
+            request = self.requests[event.stream_id] = Request(event.stream_id, event.headers)
+            if ":protocol" in request.pseudo:
+                self.begin(request)
         elif isinstance(event, h2.events.DataReceived):
             self.requests[event.stream_id].body += event.data
             self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
@@ -67,12 +72,15 @@ class Connection:
         elif isinstance(event, h2.events.StreamEnded):
             request = self.requests[event.stream_id]
             request.whole = True
-            with self.origin.changed:
-                self.origin.requests.append(request)
-                self.origin.changed.notify_all()
-            threading.Thread(target=self.play, args=(request,), daemon=True).start()
-        elif isinstance(event, h2.events.WindowUpdated):
-            self.windows.notify_all()
+            if ":protocol" not in request.pseudo:
+                self.begin(request)
+        self.news.notify_all()
+
+    def begin(self, request):
+        with self.origin.changed:
+            self.origin.requests.append(request)
+            self.origin.changed.notify_all()
+        threading.Thread(target=self.play, args=(request,), daemon=True).start()
 
     def play(self, request):
         try:
@@ -80,17 +88,21 @@ class Connection:
         except (OSError, h2.exceptions.ProtocolError):
             pass
 
+    def send(self, request, body):
+        with self.lock:
+            while body:
+                n = min(self.h2.local_flow_control_window(request.stream), len(body), 16384)
+                if n:
+                    self.h2.send_data(request.stream, body[:n])
+                    body = body[n:]
+                self.flush()
+                if not n:
+                    self.news.wait(PATIENCE)
+
     def answer(self, request, status=200, body=b"ok", fields=(), trailers=()):
         with self.lock:
             self.h2.send_headers(request.stream, [(":status", str(status)), *fields], end_stream=False)
-            while body:
-                n = min(self.h2.local_flow_control_window(request.stream), len(body), 16384)
-                if not n:
-                    self.flush()
-                    self.windows.wait(PATIENCE)
-                    continue
-                self.h2.send_data(request.stream, body[:n])
-                body = body[n:]
+            self.send(request, body)
             if trailers:
                 self.h2.send_headers(request.stream, list(trailers), end_stream=True)
             else:
@@ -109,10 +121,11 @@ class Connection:
 
 
 class H2Origin:
-    """play(connection, request) is run in a thread of its own for each whole request."""
+    """play(connection, request) is run in a thread of its own for each whole request, and for each WebSocket's head."""
 
-    def __init__(self, play=lambda connection, request: connection.answer(request), streams=100, tls=None):
-        self.play, self.streams, self.tls = play, streams, tls
+    def __init__(self, play=lambda connection, request: connection.answer(request), streams=100, tls=None,
+                 websockets=True):
+        self.play, self.streams, self.tls, self.websockets = play, streams, tls, websockets
         self.requests, self.connections, self.changed = [], [], threading.Condition()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]

@@ -2,7 +2,10 @@
 import asyncio
 import base64
 import os
+import signal
+import socket
 import struct
+import threading
 
 import pytest
 import websockets
@@ -11,6 +14,7 @@ import node
 from client import request
 from h2wire import Http2
 from moongate import wait_until
+from wire import Cut, PATIENCE
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -319,6 +323,86 @@ def test_messages_over_http2_meet_the_hook(proxy, origin):
             connection.send(frame(opcode, data, mask=False))
 
     gate = proxy(origin.plays(script), route='message = function(_, m, from) if from == "client" then return m.data .. "!" end end')
+    client, stream, answer = open_over_h2(gate)
+
+    client.data(stream, frame(TEXT, b"hello"))
+    client.until(lambda: len(answer.body) >= 8)
+
+    assert (answer.status, answer.body) == (200, b"\x81\x06hello!")
+
+
+# ---- WebSockets to origins of HTTP/2 (RFC 8441).
+
+
+class Frames:
+    """The frames of a stream at an origin of HTTP/2, read as from a wire."""
+
+    def __init__(self, connection, asked):
+        self.connection, self.asked, self.at = connection, asked, 0
+
+    def exactly(self, n):
+        with self.connection.lock:
+            self.connection.news.wait_for(lambda: len(self.asked.body) >= self.at + n or self.asked.whole, PATIENCE)
+            piece = self.asked.body[self.at:self.at + n]
+        if len(piece) < n:
+            raise Cut("the client has ended its side")
+        self.at += n
+        return piece
+
+    def send(self, data):
+        self.connection.send(self.asked, data)
+
+
+def echo_over_h2(connection, asked):
+    with connection.lock:
+        connection.h2.send_headers(asked.stream, [(":status", "200"), ("x-chat", "yes")])
+        connection.flush()
+    wire = Frames(connection, asked)
+    opcode = None
+    while opcode != CLOSE:
+        opcode, data, _ = read_frame(wire)
+        wire.send(frame(PONG if opcode == PING else opcode, data, mask=False))
+    with connection.lock:
+        connection.h2.end_stream(asked.stream)
+        connection.flush()
+
+
+HOOKS = pytest.mark.parametrize("hook", ["", "message = function() end"], ids=["tunnel", "message hook"])
+
+
+@HOOKS
+def test_a_websocket_reaches_an_http2_origin(proxy, h2_origin, hook):
+    server = h2_origin(echo_over_h2)
+    gate = proxy(server, upstream='protocol = "h2"', route=hook)
+
+    async def scenario():
+        async with websockets.connect(f"ws://127.0.0.1:{gate.port}/chat?a=b", compression=None) as client:
+            for message in ("hello", b"\0" * 100_000, "é" * 10):
+                await client.send(message)
+                assert await client.recv() == message
+            await (await client.ping())
+        assert client.close_code == 1000
+        assert client.response_headers["x-chat"] == "yes"
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+    asked = server.requests[0]
+    assert {name: asked.pseudo[name] for name in (":method", ":protocol", ":scheme", ":path")} == {
+        ":method": "CONNECT", ":protocol": "websocket", ":scheme": "http", ":path": "/chat?a=b"}
+    assert asked["sec-websocket-version"] == "13"
+    assert (asked["sec-websocket-key"], asked["upgrade"], asked["connection"]) == (None, None, None)
+
+
+def test_the_client_gets_the_answer_to_its_own_key(proxy, h2_origin):
+    client = proxy(h2_origin(echo_over_h2), upstream='protocol = "h2"').raw()
+
+    client.send(request("GET", "/", "Connection: Upgrade", "Upgrade: WebSocket", "Sec-WebSocket-Version: 13",
+                        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="))
+    head = client.head()
+
+    assert (head.status, head["Sec-WebSocket-Accept"]) == (101, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+
+
+def open_over_h2(gate):
     client = Http2(gate.address)
     gate.clients.append(client)
     client.ready()
@@ -326,11 +410,154 @@ def test_messages_over_http2_meet_the_hook(proxy, origin):
                              (":authority", "a"), ("sec-websocket-version", "13")], end=False)
     answer = client.streams[stream]
     client.until(lambda: answer.status is not None)
+    return client, stream, answer
+
+
+@HOOKS
+def test_a_websocket_passes_from_http2_to_http2(proxy, h2_origin, hook):
+    gate = proxy(h2_origin(echo_over_h2), upstream='protocol = "h2"', route=hook)
+    client, stream, answer = open_over_h2(gate)
 
     client.data(stream, frame(TEXT, b"hello"))
-    client.until(lambda: len(answer.body) >= 8)
+    client.until(lambda: len(answer.body) >= 7)
+    client.data(stream, frame(CLOSE, b"\x03\xe8"), end=True)
+    client.response(stream)
 
-    assert (answer.status, answer.body) == (200, b"\x81\x06hello!")
+    assert (answer.status, answer.body, answer.reset) == (200, b"\x81\x05hello\x88\x02\x03\xe8", None)
+
+
+def test_websockets_share_a_connection_with_requests(proxy, h2_origin):
+    def play(connection, asked):
+        if asked.pseudo[":method"] == "GET":
+            connection.answer(asked, body=b"plain")
+        else:
+            echo_over_h2(connection, asked)
+
+    server = h2_origin(play)
+    gate = proxy(server, upstream='protocol = "h2"')
+    talkers = [gate.raw() for _ in range(3)]
+    for talker in talkers:
+        talker.send(HANDSHAKE)
+    for talker in talkers:
+        assert talker.head().status == 101
+        say(talker, TEXT, b"one")
+
+    assert gate.get("/").body == b"plain"
+    assert [hear(talker) for talker in talkers] == [(TEXT, b"one")] * 3
+    assert len(server.connections) == 1
+
+
+def test_an_http2_origin_that_takes_no_websockets_gets_none(proxy, h2_origin):
+    server = h2_origin(websockets=False)
+    gate = proxy(server, upstream='protocol = "h2"')
+    client = gate.raw()
+
+    for _ in range(2):                          # before the origin's SETTINGS have come, and after
+        client.send(HANDSHAKE)
+        assert client.response().status == 502
+    gate.wait_log("its HTTP/2 takes no WebSocket: SETTINGS_ENABLE_CONNECT_PROTOCOL is not in its SETTINGS")
+
+    assert server.requests == []
+    assert gate.get("/").status == 200
+
+
+def test_a_websocket_that_an_http2_origin_refuses_is_an_answer(proxy, h2_origin):
+    server = h2_origin(lambda connection, asked: connection.answer(asked, 403, b"not for you"))
+    client = proxy(server, upstream='protocol = "h2"').raw()
+
+    for _ in range(2):
+        client.send(HANDSHAKE)
+        answer = client.response()
+        assert (answer.status, answer.body) == (403, b"not for you")
+    assert len(server.connections) == 1
+    wait_until(lambda: all(asked.whole for asked in server.requests), what="both requests have ended")
+
+
+def test_an_http2_origin_that_does_not_answer_a_websocket_gets_504(proxy, h2_origin):
+    server = h2_origin(lambda connection, asked: None)
+    client = proxy(server, upstream='protocol = "h2", response_timeout = 0.2').raw()
+
+    client.send(HANDSHAKE)
+
+    assert client.response().status == 504
+
+
+@HOOKS
+def test_a_client_that_leaves_ends_its_stream_at_an_http2_origin(proxy, h2_origin, hook):
+    ended = threading.Event()
+
+    def play(connection, asked):
+        try:
+            echo_over_h2(connection, asked)
+        except Cut:
+            ended.set()
+    gate = proxy(h2_origin(play), upstream='protocol = "h2"', route=hook)
+    client = gate.raw()
+    client.send(HANDSHAKE)
+    assert client.head().status == 101
+
+    client.close()
+
+    assert ended.wait(PATIENCE)
+
+
+# ---- The end of the process.
+
+
+def connects(gate):
+    try:
+        socket.create_connection(gate.address, 1).close()
+        return True
+    except OSError:                             # refused, or reset as the listener closes
+        return False
+
+
+def test_a_drain_closes_websockets_with_1001(pair):
+    client, seen = pair(KEEP)
+    say(client, TEXT, b"one")
+    assert hear(client) == (TEXT, b"one")
+
+    client.gate.signal(signal.SIGQUIT)
+
+    assert close_code(client) == 1001
+    client.close()
+    assert client.gate.wait_exit() == 0
+    wait_until(lambda: seen[-1] == (CLOSE, struct.pack(">H", 1001)), what="the origin is told, too")
+
+
+def test_a_drain_closes_websockets_over_http2_with_1001(proxy, h2_origin):
+    gate = proxy(h2_origin(echo_over_h2), upstream='protocol = "h2"', route=f"message = {KEEP}")
+    client, stream, answer = open_over_h2(gate)
+
+    gate.signal(signal.SIGQUIT)
+    client.response(stream)
+
+    assert answer.body == b"\x88\x02\x03\xe9"
+    assert gate.wait_exit() == 0
+
+
+def test_a_websocket_that_opens_in_a_drain_is_closed_with_1001(proxy, origin):
+    asked, go_on = threading.Event(), threading.Event()
+
+    def script(connection):
+        connection.request()
+        asked.set()
+        assert go_on.wait(PATIENCE)
+        connection.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        connection.until_close()
+    gate = proxy(origin.plays(script), route=f"message = {KEEP}")
+    client = gate.raw()
+    client.send(HANDSHAKE)
+    assert asked.wait(PATIENCE)
+
+    gate.signal(signal.SIGQUIT)
+    wait_until(lambda: not connects(gate), what="the listener closes")
+    go_on.set()
+
+    assert client.head().status == 101
+    assert close_code(client) == 1001
+    client.close()
+    assert gate.wait_exit() == 0
 
 
 def test_a_client_that_does_not_read_holds_back_the_origin(proxy, origin):

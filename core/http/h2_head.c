@@ -6,8 +6,9 @@
  * read another way is refused here. */
 #include "h2_connection.h"
 
-#include <openssl/rand.h>
 #include <string.h>
+
+#include "websocket_key.h"
 
 enum {
     METHOD_ROOM = 64, /* in front of the text: the method stands before all else, whenever it came */
@@ -240,27 +241,29 @@ static void check_host(struct mg_h2 *h, struct mg_h2_stream *s)
     m->count = (uint16_t)kept;
 }
 
+static const mg_slice key_name = MG_LIT("sec-websocket-key"), accept_name = MG_LIT("sec-websocket-accept");
+
 /* RFC 8441: what an HTTP/1.1 client would have sent. The key is ours: HTTP/2 has none. */
 static void make_upgrade(struct mg_h2 *h, struct mg_h2_stream *s)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    unsigned char bytes[16];
-    char key[24];
+    char key[MG_WEBSOCKET_KEY + 1];
 
-    if (RAND_bytes(bytes, sizeof(bytes)) != 1) {
+    if (!mg_websocket_key(key)) {
         refuse(s, 503, "no random bytes for a WebSocket's key");
         return;
     }
-    for (unsigned i = 0; i < 21; i++) {
-        unsigned bit = i * 6, two = (unsigned)bytes[bit / 8] << 8 | (bit / 8 < 15 ? bytes[bit / 8 + 1] : 0u);
-        key[i] = digits[two >> (10 - bit % 8) & 63];
-    }
-    key[21] = digits[(bytes[15] & 3) << 4];
-    key[22] = key[23] = '=';
     if (!put_method(h, s, MG_LIT("GET")) || !push(h, MG_LIT("connection"), MG_LIT("Upgrade"), MG_FIELD_CONNECTION) ||
         !push(h, MG_LIT("upgrade"), MG_LIT("websocket"), MG_FIELD_UPGRADE) ||
-        !push(h, MG_LIT("sec-websocket-key"), (mg_slice){ key, sizeof(key) }, MG_FIELD_OTHER))
+        !push(h, key_name, (mg_slice){ key, MG_WEBSOCKET_KEY }, MG_FIELD_OTHER))
         refuse(s, 503, "out of memory");
+}
+
+bool mg_h2_head_agreed(struct mg_h2 *h, const struct mg_h2_stream *s)
+{
+    h->message.status = 101;
+    mg_message_remove(&h->message, accept_name);
+    return push(h, MG_LIT("upgrade"), MG_LIT("websocket"), MG_FIELD_UPGRADE) &&
+           push(h, accept_name, (mg_slice){ s->accept, MG_WEBSOCKET_ACCEPT }, MG_FIELD_OTHER);
 }
 
 /* mg_message_keep() takes the last field's end for the head's: the target may not lie behind it. */
@@ -344,12 +347,25 @@ size_t mg_h2_head_of_response(const struct mg_message *m, unsigned status, nghtt
     return add_fields(add(0, MG_LIT(":status"), (mg_slice){ digits, 3 }), m, hop_fields);
 }
 
-size_t mg_h2_head_of_request(const struct mg_message *m, bool tls, nghttp2_nv **out)
+/* RFC 8441 5: :protocol stands for the key. */
+static size_t drop_key(size_t n)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < n; i++)
+        if (!mg_text_same((mg_slice){ (const char *)fields[i].name, (uint32_t)fields[i].namelen }, key_name))
+            fields[kept++] = fields[i];
+    return kept;
+}
+
+size_t mg_h2_head_of_request(const struct mg_message *m, bool tls, bool websocket, nghttp2_nv **out)
 {
     const struct mg_field *host = mg_message_known(m, MG_FIELD_HOST);
     bool connect = mg_method_is(m->method, "CONNECT");
-    size_t n = add(0, MG_LIT(":method"), m->method);
+    size_t n = add(0, MG_LIT(":method"), websocket ? MG_LIT("CONNECT") : m->method);
 
+    if (websocket)
+        n = add(n, MG_LIT(":protocol"), MG_LIT("websocket"));
     if (!connect) {
         n = add(n, MG_LIT(":scheme"), tls ? MG_LIT("https") : MG_LIT("http"));
         n = add(n, MG_LIT(":path"), m->target);
@@ -359,6 +375,8 @@ size_t mg_h2_head_of_request(const struct mg_message *m, bool tls, nghttp2_nv **
     else if (host)
         n = add(n, MG_LIT(":authority"), host->value);
     n = add_fields(n, m, hop_fields | UINT64_C(1) << MG_FIELD_HOST);
+    if (websocket)
+        n = drop_key(n);
     *out = fields;
     return add(n, MG_LIT("te"), MG_LIT("trailers")); /* they are passed on, and gRPC's servers ask for the word */
 }

@@ -131,9 +131,18 @@ static void fail(struct mg_h2_stream *s, const char *text)
     mg_h2_stream_end(s, MG_WHY_MALFORMED);
 }
 
+/* The origin takes no tunnel: nothing follows the request's head. */
+static void end_request(struct mg_h2_stream *s)
+{
+    struct mg_chain none = { 0 };
+
+    s->stream.ops->send_body(&s->stream, &none, true);
+}
+
 static void accept_response(struct mg_h2 *h, struct mg_h2_stream *s)
 {
     const struct mg_message *m = &h->message;
+    bool agreed = s->tunnels && m->status / 100 == 2;
 
     if (!s->open)
         return;
@@ -144,9 +153,13 @@ static void accept_response(struct mg_h2 *h, struct mg_h2_stream *s)
             fail(s, "too many interim responses");
         else
             s->stream.events->on_interim(&s->stream, m);
+    } else if (agreed && s->websocket && !mg_h2_head_agreed(h, s)) {
+        fail(s, "out of memory");
     } else {
         s->head_in = true;
-        s->stream.tunnel = s->tunnels && m->status / 100 == 2;
+        s->stream.tunnel = agreed;
+        if (s->tunnels && !agreed)
+            end_request(s);
         s->in_whole = s->in_ended && !s->stream.tunnel;
         s->stream.events->on_head(&s->stream, m, s->in_whole);
         mg_h2_stream_watch(s);
@@ -206,6 +219,10 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
             s->in_ended = true;
             mg_h2_stream_touch(s);
         }
+        break;
+    case NGHTTP2_SETTINGS:
+        if (!h->client_side && !h->introduced && !(frame->hd.flags & NGHTTP2_FLAG_ACK))
+            mg_h2_introduced(h);
         break;
     case NGHTTP2_PING:
         if (frame->hd.flags & NGHTTP2_FLAG_ACK && h->draining && !h->told && h->client_side)

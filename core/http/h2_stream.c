@@ -171,7 +171,7 @@ static struct mg_clock_queue *patience(const struct mg_h2_stream *s)
     if (s->stream.tunnel)
         return s->in_whole || s->out_whole ? times->send : NULL;
     if (!s->connection->client_side && !s->head_in)
-        return s->out_whole ? times->head : NULL;
+        return s->out_whole || s->tunnels ? times->head : NULL;
     return s->wanting && !s->in_whole && !s->tunnels ? times->body : NULL;
 }
 

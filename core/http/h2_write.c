@@ -6,6 +6,8 @@
 
 #include <assert.h>
 
+#include "websocket_key.h"
+
 static struct mg_h2_stream *stream_of(struct mg_stream *s)
 {
     assert(s->magic == MG_H2_STREAM_MAGIC);
@@ -81,31 +83,101 @@ static void send_interim(struct mg_stream *stream, const struct mg_message *m)
     mg_h2_mark(s->connection);
 }
 
-static void send_request_head(struct mg_stream *stream, const struct mg_message *m, bool last)
+static void submit_request(struct mg_h2_stream *s, const nghttp2_nv *fields, size_t n)
 {
-    struct mg_h2_stream *s = stream_of(stream);
-    struct mg_h2 *h = s->connection;
     nghttp2_data_provider body = { .source.ptr = s, .read_callback = mg_h2_on_body };
-    nghttp2_nv *fields;
 
-    if (mg_message_has(m, MG_FIELD_UPGRADE)) {
-        s->stream.problem = "the origin's HTTP/2 takes no Upgrade";
-        give_up(s);
-        return;
-    }
-    s->head_method = mg_method_is(m->method, "HEAD");
-    s->connect = s->tunnels = mg_method_is(m->method, "CONNECT");
-    note_length(s, m);
-    s->out_whole = last && !s->connect;
-    size_t n = mg_h2_head_of_request(m, h->carrier.info.tls != NULL, &fields);
-    s->id = nghttp2_submit_request(h->session, NULL, fields, n, s->out_whole ? NULL : &body, s);
-    s->head_out = true;
+    s->id = nghttp2_submit_request(s->connection->session, NULL, fields, n, s->out_whole ? NULL : &body, s);
     if (s->id < 0) {
         s->id = 0;
         give_up(s);
         return;
     }
     queued(s);
+}
+
+/* ---- WebSockets with origins (RFC 8441). ---- */
+
+/* The fields' bytes are the owner's, and not to be kept. */
+static void hold(struct mg_h2_stream *s, const nghttp2_nv *fields, size_t n)
+{
+    s->held = mg_arena_take(s->arena, n * sizeof(*fields));
+    for (size_t i = 0; i < n && s->held; i++) {
+        mg_slice name = { (const char *)fields[i].name, (uint32_t)fields[i].namelen };
+        mg_slice value = { (const char *)fields[i].value, (uint32_t)fields[i].valuelen };
+        s->held[i] = fields[i];
+        s->held[i].name = (uint8_t *)(uintptr_t)mg_arena_copy(s->arena, name).ptr;
+        s->held[i].value = (uint8_t *)(uintptr_t)mg_arena_copy(s->arena, value).ptr;
+    }
+    s->held_count = n;
+}
+
+static void submit_websocket(struct mg_h2_stream *s, const nghttp2_nv *fields, size_t n)
+{
+    nghttp2_session *session = s->connection->session;
+
+    if (nghttp2_session_get_remote_settings(session, NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL) == 1) {
+        submit_request(s, fields, n);
+        return;
+    }
+    s->stream.problem = "its HTTP/2 takes no WebSocket: SETTINGS_ENABLE_CONNECT_PROTOCOL is not in its SETTINGS";
+    give_up(s);
+}
+
+void mg_h2_introduced(struct mg_h2 *h)
+{
+    h->introduced = true;
+    for (struct mg_h2_stream *s = h->streams; s; s = s->next)
+        if (s->held && s->open && !s->id && !s->closed)
+            submit_websocket(s, s->held, s->held_count);
+}
+
+/* Makes the answer that its client waits for. */
+static bool begin_websocket(struct mg_h2_stream *s, const struct mg_message *m)
+{
+    const struct mg_field *key = mg_message_find(m, MG_LIT("sec-websocket-key"));
+
+    if (!mg_text_same(mg_message_known(m, MG_FIELD_UPGRADE)->value, MG_LIT("websocket"))) {
+        s->stream.problem = "its HTTP/2 takes no Upgrade but a WebSocket's";
+        return false;
+    }
+    s->arena = mg_arena_new();
+    s->accept = s->arena ? mg_arena_take(s->arena, MG_WEBSOCKET_ACCEPT + 1) : NULL;
+    s->stream.problem = "a WebSocket's request without a key";
+    if (!s->accept || !key || !mg_websocket_accept(key->value, s->accept))
+        return false;
+    s->stream.problem = NULL;
+    return true;
+}
+
+static void send_request_head(struct mg_stream *stream, const struct mg_message *m, bool last)
+{
+    struct mg_h2_stream *s = stream_of(stream);
+    struct mg_h2 *h = s->connection;
+    nghttp2_nv *fields;
+
+    s->websocket = mg_message_has(m, MG_FIELD_UPGRADE);
+    if (s->websocket && !begin_websocket(s, m)) {
+        give_up(s);
+        return;
+    }
+    s->head_method = mg_method_is(m->method, "HEAD");
+    s->connect = mg_method_is(m->method, "CONNECT");
+    s->tunnels = s->connect || s->websocket;
+    note_length(s, m);
+    s->out_whole = last && !s->tunnels;
+    size_t n = mg_h2_head_of_request(m, h->carrier.info.tls != NULL, s->websocket, &fields);
+    s->head_out = true;
+    if (!s->websocket) {
+        submit_request(s, fields, n);
+    } else if (h->introduced) {
+        submit_websocket(s, fields, n);
+    } else {
+        hold(s, fields, n);
+        if (mg_arena_failed(s->arena))
+            give_up(s);
+        mg_h2_stream_watch(s);
+    }
 }
 
 static void send_body(struct mg_stream *stream, struct mg_chain *body, bool last)

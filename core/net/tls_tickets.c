@@ -12,7 +12,8 @@
 #include <openssl/core_names.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
-#include <openssl/rand.h>
+
+#include "random.h"
 
 enum { SECRET = 32, NAME = 16, AES = 32, MAC = 32, PERIOD = 4 * 3600 };
 
@@ -42,7 +43,7 @@ static void make_current(void)
 
 bool mg_tls_start(void)
 {
-    if (RAND_bytes(secret, SECRET) != 1 || RAND_bytes((unsigned char *)&previous, sizeof(previous)) != 1)
+    if (!mg_random(secret, SECRET) || !mg_random(&previous, sizeof(previous)))
         return false;
     began = time(NULL);
     make_current();
@@ -87,7 +88,7 @@ static int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHE
     (void)mg_tls_turn();
     if (sealing) {
         memcpy(name, current.name, NAME);
-        return RAND_bytes(iv, EVP_CIPHER_get_iv_length(EVP_aes_256_cbc())) == 1 &&
+        return mg_random(iv, (size_t)EVP_CIPHER_get_iv_length(EVP_aes_256_cbc())) &&
                        begin(&current, iv, cipher, mac, sealing)
                    ? 1
                    : -1;

@@ -429,17 +429,58 @@ static enum mg_next step_return(struct mg_exchange *x)
     return mg_go(x, x->failed ? MG_STEP_ERROR : MG_STEP_RELAY);
 }
 
-/* The tunnel is a WebSocket whose messages Lua sees. False without memory. */
+/* ---- WebSockets whose messages Lua sees. ---- */
+
+struct conversation {
+    struct mg_messages from_client, from_origin; /* the first of them stands for all of it */
+    struct mg_exchange *exchange;
+    struct conversation *next, **link;
+};
+
+static struct conversation *conversations;
+static bool draining;
+
+static void leave(struct conversation *c)
+{
+    mg_messages_close(&c->from_client, MG_CLOSE_GOING_AWAY, "", 0);
+    mg_engine_touch(c->exchange);
+}
+
+/* False without memory. */
 static bool begin_messages(struct mg_exchange *x)
 {
-    struct mg_messages *m = mg_arena_zeroed(x->arena, 2 * sizeof(*m));
+    struct conversation *c = mg_arena_zeroed(x->arena, sizeof(*c));
 
-    if (!m)
+    if (!c)
         return false;
-    mg_messages_init(&m[0], &m[1], x->limits->max_message_size);
-    mg_flow_talk(&x->in, &m[0], MG_PHASE_CLIENT_MESSAGE);
-    mg_flow_talk(&x->out, &m[1], MG_PHASE_ORIGIN_MESSAGE);
+    c->exchange = x;
+    c->link = &conversations;
+    c->next = conversations;
+    if (c->next)
+        c->next->link = &c->next;
+    conversations = c;
+    mg_messages_init(&c->from_client, &c->from_origin, x->limits->max_message_size);
+    mg_flow_talk(&x->in, &c->from_client, MG_PHASE_CLIENT_MESSAGE);
+    mg_flow_talk(&x->out, &c->from_origin, MG_PHASE_ORIGIN_MESSAGE);
+    if (draining)
+        leave(c);
     return true;
+}
+
+static void end_messages(struct mg_exchange *x)
+{
+    struct conversation *c = MG_HOLDER(x->in.messages, struct conversation, from_client);
+
+    *c->link = c->next;
+    if (c->next)
+        c->next->link = c->link;
+}
+
+void mg_exchange_drain(void)
+{
+    draining = true;
+    for (struct conversation *c = conversations; c; c = c->next)
+        leave(c);
 }
 
 /* The head goes out. Edits of the body change its length. */
@@ -521,6 +562,8 @@ static enum mg_next step_log(struct mg_exchange *x)
     if (!x->logged) {
         x->logged = true;
         mg_attempt_abandon(x);
+        if (x->in.messages)
+            end_messages(x);
         x->task.gone = false; /* log hooks may wait, whoever left */
         if (x->view.gone && !x->view.head_sent)
             x->view.status = 499;

@@ -7,7 +7,7 @@
 #include <assert.h>
 #include <string.h>
 
-#include <openssl/rand.h>
+#include "random.h"
 
 void mg_messages_init(struct mg_messages *from_client, struct mg_messages *from_origin, uint64_t most)
 {
@@ -30,7 +30,7 @@ enum mg_status mg_messages_send(struct mg_messages *m, enum mg_opcode opcode, co
     if (m->closed)
         return MG_GONE;
     /* RFC 6455 10.3: nobody may foresee a mask. */
-    if (m->masks && RAND_bytes((unsigned char *)mask, sizeof(mask)) != 1)
+    if (m->masks && !mg_random(mask, sizeof(mask)))
         return MG_NO_MEMORY;
     struct mg_block *b = mg_block_take(len + MG_FRAME_HEAD_MOST);
     if (!b)

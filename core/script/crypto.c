@@ -2,8 +2,8 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
-#include <openssl/rand.h>
 
+#include "random.h"
 #include "seam.h"
 
 static const EVP_MD *digest_of(int digest)
@@ -44,9 +44,7 @@ int mg_crypto_hmac(int digest, const char *key, uint32_t key_len, const char *pt
 
 int mg_crypto_random(char *to, uint32_t len)
 {
-    if (len > INT32_MAX)
-        return MG_MALFORMED;
-    return RAND_bytes((unsigned char *)to, (int)len) == 1 ? MG_OK : MG_ABSENT;
+    return mg_random(to, len) ? MG_OK : MG_ABSENT;
 }
 
 bool mg_crypto_equal(const char *a, const char *b, uint32_t len)

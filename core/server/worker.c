@@ -558,6 +558,7 @@ static void drain(void)
     w.draining = true;
     stop_listening();
     mg_listener_drain();
+    mg_exchange_drain();
     ev_timer_init(&w.drain, on_drained, timeout > 0 ? timeout : 1e9, 0);
     ev_timer_start(w.loop, &w.drain);
 }
