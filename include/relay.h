@@ -65,7 +65,13 @@ void mg_flow_drop(struct mg_flow *f);
 /* From here on its bytes are a WebSocket's, whose messages Lua gets in this phase. */
 void mg_flow_talk(struct mg_flow *f, struct mg_messages *m, enum mg_phase phase);
 /* Has Lua left something to be passed on? */
-bool mg_flow_is_due(const struct mg_flow *f);
+static inline bool mg_flow_is_due(const struct mg_flow *f)
+{
+    if (!f->to || f->done)
+        return false;
+    return f->held.bytes || f->whole || mg_wait_pending(&f->writer) ||
+           (f->messages && (f->messages->out.bytes || f->messages->ended));
+}
 
 /* The seam's side. As mg_body_read, mg_body_take, mg_body_collect, mg_body_text, mg_body_piece, mg_body_replace,
  * mg_body_put_back, mg_answer_write. */

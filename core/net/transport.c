@@ -297,21 +297,28 @@ struct mg_transport *mg_transport_connect(const struct mg_address *to, const str
     return &s->base;
 }
 
+static size_t offered(const struct iovec *v, int count)
+{
+    size_t bytes = 0;
+
+    for (int i = 0; i < count; i++)
+        bytes += v[i].iov_len;
+    return bytes;
+}
+
 enum mg_io mg_transport_send(struct mg_transport *t, struct mg_chain *out)
 {
     struct iovec v[IOVECS];
 
     while (out->bytes) {
-        size_t n = 0, offered = 0;
+        size_t n = 0, before = out->bytes;
         int count = mg_chain_iovec(out, v, IOVECS);
-        for (int i = 0; i < count; i++)
-            offered += v[i].iov_len;
         enum mg_io io = t->ops->write(t, v, count, &n);
         if (io == MG_IO_ERROR || io == MG_IO_CLOSED)
             return MG_IO_ERROR;
         if (io == MG_IO_DONE)
             mg_chain_drop(out, n);
-        if (n < offered) {
+        if (n < before && (count < IOVECS || n < offered(v, count))) {
             t->ops->want_write(t);
             return MG_IO_AGAIN;
         }

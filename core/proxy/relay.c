@@ -222,14 +222,6 @@ void mg_flow_talk(struct mg_flow *f, struct mg_messages *m, enum mg_phase phase)
     f->phase = phase;
 }
 
-bool mg_flow_is_due(const struct mg_flow *f)
-{
-    if (!f->to || f->done)
-        return false;
-    return f->held.bytes || f->whole || mg_wait_pending(&f->writer) ||
-           (f->messages && (f->messages->out.bytes || f->messages->ended));
-}
-
 void mg_flow_filtered(struct mg_flow *f)
 {
     f->seen = false;

@@ -508,7 +508,7 @@ static void write_out(struct mg_socket *s)
         answer(&s->writer, MG_OK);
 }
 
-void mg_outside_flush(void)
+static void flush_all(void)
 {
     while (dirty) {
         struct mg_socket *s = dirty;
@@ -517,6 +517,12 @@ void mg_outside_flush(void)
         if (s->connected)
             write_out(s);
     }
+}
+
+void mg_outside_flush(void)
+{
+    if (dirty)
+        flush_all();
 }
 
 static void on_writable(struct mg_transport *t)
