@@ -153,28 +153,34 @@ bool mg_address_split(mg_slice text, mg_slice *host, uint16_t *port)
     return true;
 }
 
-/* Every request's client is printed: no division by a variable, no loop. */
-static size_t put_octet(char *to, unsigned n)
+/* Each request prints its client's: "0." to "255.", made once. */
+static const char *octets(void)
 {
-    size_t len = n >= 100 ? 3 : n >= 10 ? 2 : 1;
+    static char texts[256][4];
 
-    to[len - 1] = (char)('0' + n % 10);
-    if (len > 1)
-        to[len - 2] = (char)('0' + n / 10 % 10);
-    if (len > 2)
-        to[0] = (char)('0' + n / 100);
-    return len;
+    for (unsigned n = 0; !texts[0][0] && n < 256; n++) {
+        unsigned octet = 255 - n; /* the first one comes last: it says that all are there */
+        char *to = texts[octet];
+        if (octet >= 100)
+            *to++ = (char)('0' + octet / 100);
+        if (octet >= 10)
+            *to++ = (char)('0' + octet / 10 % 10);
+        *to++ = (char)('0' + octet % 10);
+        *to = '.';
+    }
+    return texts[0];
 }
 
 static size_t print_ip4(const uint8_t *ip, char *to)
 {
-    size_t n = 0;
+    const char *texts = octets();
+    char *at = to;
+
     for (int i = 0; i < 4; i++) {
-        if (i > 0)
-            to[n++] = '.';
-        n += put_octet(to + n, ip[i]);
+        memcpy(at, texts + ip[i] * (size_t)4, 4);
+        at += ip[i] >= 100 ? 4 : ip[i] >= 10 ? 3 : 2;
     }
-    return n;
+    return (size_t)(at - to) - 1; /* without the last dot */
 }
 
 static size_t print_ip6(const uint8_t *ip, uint32_t scope, char *to)
