@@ -184,6 +184,71 @@ def test_what_is_no_good_hello_ends_the_connection_and_is_told(secure, authority
     assert "hello example" not in gate.log()
 
 
+def two(data):
+    return struct.pack(">H", len(data)) + data
+
+
+def extension(kind, body):
+    return struct.pack(">H", kind) + two(body)
+
+
+def made(*extensions, session=b"", ciphers=b"\x13\x01", compression=b"\0", end=b""):
+    """A ClientHello of these parts."""
+    body = b"\3\3" + bytes(32) + bytes([len(session)]) + session + two(ciphers) + bytes([len(compression)]) + compression
+    body += (two(b"".join(extensions)) if extensions else b"") + end
+    message = b"\1" + len(body).to_bytes(3, "big") + body
+    return b"\x16\3\1" + two(message)
+
+
+def named(*names):
+    return extension(0, two(b"".join(b"\0" + two(name) for name in names)))
+
+
+ODD = {
+    "a name twice": made(named(b"a.test"), named(b"b.test")),
+    "two names": made(named(b"a.test", b"b.test")),
+    "no name": made(extension(0, two(b""))),
+    "an empty name": made(named(b"")),
+    "a name too long": made(named(b"a" * 256)),
+    "a name with a blank": made(named(b"a test")),
+    "a name list that is too short": made(extension(0, two(b"\0" + two(b"a.test")) + b"x")),
+    "no protocol": made(extension(16, two(b""))),
+    "an empty protocol": made(extension(16, two(b"\2h2\0"))),
+    "a protocol that is cut": made(extension(16, two(b"\5h2"))),
+    "half a version": made(extension(43, b"\3\3\4\3")),
+    "no version": made(extension(43, b"\0")),
+    "an extension that is cut": made(b"\0\x2b\0\x20\2\3\4"),
+    "something behind the extensions": made(named(b"a.test"), end=b"x"),
+    "no cipher": made(named(b"a.test"), ciphers=b""),
+    "half a cipher": made(named(b"a.test"), ciphers=b"\x13\1\x13"),
+    "no compression": made(named(b"a.test"), compression=b""),
+    "a long identifier": made(named(b"a.test"), session=bytes(33)),
+}
+
+
+@pytest.mark.parametrize("hello", ODD.values(), ids=[name.replace(" ", "-") for name in ODD])
+def test_a_hello_that_could_be_read_two_ways_is_refused(secure, hello):
+    gate = secure(TELL)
+
+    assert gate.raw().send(hello).ended() == b""
+
+    gate.wait_log("client 127.0.0.1: (an extension of )?the ClientHello|client 127.0.0.1: an extension of the ClientHello")
+    assert "hello a.test" not in gate.log()
+
+
+@pytest.mark.parametrize("hello, told", [
+    (made(), "hello nil  1.2 "),
+    (made(named(b"A_b-1.test"), extension(16, two(b"\2h2\1x")), extension(0x0a0a, b""), extension(43, b"\4\3\4\x7f\x1c")),
+     "hello a_b-1.test h2,x 1.3 "),
+], ids=["bare", "full"])
+def test_a_hello_is_read_whatever_tls_makes_of_it(secure, hello, told):
+    gate = secure(TELL)
+
+    gate.raw().send(hello)
+
+    gate.wait_log(told)
+
+
 def test_an_endless_hello_is_bounded(secure):
     gate = secure(TELL)
     connection = gate.raw()

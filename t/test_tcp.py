@@ -201,6 +201,20 @@ def test_a_servers_reset_is_passed_on_behind_what_it_sent(route, origin):
     assert gate.access_log()[0]["status"] == 200
 
 
+def test_a_servers_reset_is_no_failure_of_it(route, origin):
+    def play(connection):
+        connection.exactly(1)
+        connection.reset()
+    gate = route(origin.plays(play), upstream="""balance = function(req, peers)
+        gate.log.info("failures", peers[1].failures) end""")
+    with pytest.raises(ConnectionResetError):
+        gate.raw().send("a").sock.recv(1)
+
+    gate.raw().send("b").ended()
+
+    assert [line.split()[-1] for line in gate.wait_log("failures", 2)] == ["0", "0"]
+
+
 def test_a_server_that_is_gone_ends_its_client(route, origin):
     gate = route(origin.plays(lambda connection: connection.send("bye")))
     client = gate.raw()
