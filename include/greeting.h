@@ -20,7 +20,7 @@ bool mg_greeting_is_due(const struct mg_listen *listen);
 /* Takes t over; `listen` must live as long. */
 void mg_greeting_begin(struct mg_transport *t, const struct mg_listen *listen, const struct mg_peer_info *info,
                        mg_greeted *done, void *owner);
-/* The VM of this generation is lost: those whose hooks wait in it are turned away. */
+/* The VM of this generation is lost, or about to be closed: those whose hooks wait in it are turned away. */
 void mg_greeting_lost(const struct mg_generation *lost);
 /* Ends all of them at once; done() comes for each. */
 void mg_greeting_close(void);

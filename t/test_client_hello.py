@@ -297,6 +297,21 @@ def test_connections_whose_hooks_wait_in_a_vm_that_is_lost_are_closed(moongate):
     assert gate.get("/").body == b"ok"
 
 
+def test_a_connection_whose_hook_waits_longer_than_its_generation_may_is_closed(moongate):
+    gate = moongate("""
+        gate.set { drain_timeout = 0.3 }
+        gate.use { connect = function() gate.log.info("waits") gate.sleep(60) end }
+        gate.route { "/", handler = function() return 200, "ok" end }""")
+    first = gate.raw()
+    gate.wait_log("waits")
+    gate.script.write_text(gate.script.read_text().replace("gate.sleep(60)", ""))
+
+    gate.signal(1)
+
+    assert first.ended() == b""
+    assert gate.get("/").body == b"ok"
+
+
 def test_it_follows_a_proxy_header(secure, authority):
     gate = secure(TELL, listen="proxy_protocol = true")
     hello, *rest = hello_of(authority.client_context())

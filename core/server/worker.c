@@ -113,6 +113,7 @@ static void on_overdue(struct ev_loop *loop, ev_timer *t, int events)
                "without hooks",
                g->number, g->exchanges);
         g->state = MG_GENERATION_CUT;
+        mg_greeting_lost(g);
         mg_vm_cut(g);
     }
     await_overdue();
