@@ -17,9 +17,10 @@ def says(word):
 
 
 def edit(gate, script):
-    """Another script, below the line that the fixture has written."""
-    head = gate.script.read_text().split("\n", 1)[0]
-    gate.script.write_text(head + "\n" + script)
+    """Another script, below the line that the fixture has written; at once, since a new worker may read it any time."""
+    head, other = gate.script.read_text().split("\n", 1)[0], gate.script.with_suffix(".new")
+    other.write_text(head + "\n" + script)
+    other.replace(gate.script)
 
 
 def reload(gate, script=None):
