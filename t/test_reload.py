@@ -4,6 +4,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 
@@ -528,12 +529,14 @@ def test_watch_reloads_when_the_script_or_a_file_it_required_changes(moongate, t
 def test_watch_takes_a_burst_of_writes_as_one_change(moongate):
     gate = moongate(says("old"), arguments=["--watch"])
 
+    times = []
     for n in range(20):
         edit(gate, says(f"edit {n}"))
-    gate.wait_log("generation 2 is in force")
+        times.append(time.monotonic())
+    pauses = sum(after - before > 0.05 for before, after in zip(times, times[1:]))      # a busy machine's, not ours
 
-    assert gate.get("/").body == b"edit 19"
-    assert gate.status()["generation"] == 2
+    wait_until(lambda: gate.get("/").body == b"edit 19")
+    assert gate.status()["generation"] <= 2 + pauses
 
 
 def test_watch_sees_the_mend_of_a_file_that_was_never_loaded(moongate, tmp_path):
