@@ -100,6 +100,55 @@ def test_more_than_one_read_takes_at_once_is_read_without_another_event(secure, 
     assert client.response("POST").body == b"300000"
 
 
+class ByHand:
+    """A client whose records a test holds in its hand."""
+
+    def __init__(self, gate, context):
+        self.sock = socket.create_connection(gate.address, 10)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="example.test")
+        self.step(self.tls.do_handshake)
+        self.sock.sendall(self.outgoing.read())
+        gate.clients.append(self)
+
+    def step(self, do):
+        while True:
+            try:
+                return do()
+            except ssl.SSLWantReadError:
+                self.sock.sendall(self.outgoing.read())
+                data = self.sock.recv(65536)
+                assert data, "the connection has ended"
+                self.incoming.write(data)
+
+    def seal(self, text):
+        self.tls.write(text)
+        return self.outgoing.read()
+
+    def read(self):
+        return self.step(lambda: self.tls.read(65536))
+
+    def close(self):
+        self.sock.close()
+
+
+def test_errors_that_a_script_leaves_with_openssl_are_not_the_connections(secure, authority):
+    """OpenSSL's queue of errors is one for all that runs in a worker."""
+    gate = secure("""local ffi = require "ffi"
+        ffi.cdef "void ERR_new(void); void ERR_set_error(int library, int reason, const char *format, ...);"
+        gate.route { "/*", handler = function() ffi.C.ERR_new(); ffi.C.ERR_set_error(6, 100, nil) return 200, "ok" end }""")
+    client, other = ByHand(gate, authority.client_context()), gate.raw(tls=authority.client_context())
+
+    for _ in range(3):
+        record = client.seal(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.sock.sendall(record[:20])
+        assert other.get("/").body == b"ok"     # which leaves an error, and comes behind the half record
+        client.sock.sendall(record[20:21])
+        assert other.get("/").body == b"ok"
+        client.sock.sendall(record[21:])
+        assert client.read().endswith(b"ok")
+
+
 # ---- Certificates by name.
 
 def test_the_name_chooses_the_certificate(secure, authority, site):

@@ -6,9 +6,13 @@
  * for a socket that is full, and nobody has to wait for us before a close.
  *
  * What OpenSSL has read ahead no event of the socket announces; `more` says
- * that it may hold some. */
+ * that it may hold some.
+ *
+ * What came of a call OpenSSL tells by a queue of errors that is the thread's:
+ * whatever others have left there is cleared before each call. */
 #include "tls_settings.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,8 +56,7 @@ static char problem[PROBLEM_MOST];
 
 static struct tls_transport *tls_of(struct mg_transport *t)
 {
-    if (t->magic != TLS_MAGIC)
-        abort();
+    assert(t->magic == TLS_MAGIC);
     return (struct tls_transport *)t;
 }
 
@@ -151,7 +154,6 @@ static enum mg_io outcome(struct tls_transport *t, int error)
     case SSL_ERROR_ZERO_RETURN:
         return MG_IO_CLOSED;
     default:
-        ERR_clear_error();
         if (t->eof && !t->broken && t->session->tls->serves)
             return MG_IO_CLOSED;
         t->broken = true;
@@ -200,6 +202,7 @@ static enum mg_io tls_read(struct mg_transport *base, void *to, size_t cap, size
 
     *n = 0;
     t->more = false;
+    ERR_clear_error();
     if (t->early) {
         enum mg_io io = read_early(t, to, cap, n);
         if (t->early || io != MG_IO_DONE)
@@ -213,7 +216,6 @@ static enum mg_io tls_read(struct mg_transport *base, void *to, size_t cap, size
             int error = SSL_get_error(t->ssl, 0);
             if (*n) { /* the end, if it is one, is told by the next read */
                 t->more = error != SSL_ERROR_WANT_READ;
-                ERR_clear_error();
                 return MG_IO_DONE;
             }
             return outcome(t, error);
@@ -288,7 +290,6 @@ static size_t seal_batch(struct tls_transport *t, struct offer *o)
         size_t n = 0;
         t->corked = sealed + r.iov_len < BATCH && o->left > r.iov_len;
         if ((t->early ? SSL_write_early_data : SSL_write_ex)(t->ssl, r.iov_base, r.iov_len, &n) != 1) {
-            ERR_clear_error();
             t->broken = true;
             break;
         }
@@ -400,11 +401,10 @@ static bool tls_stirred(struct mg_transport *base)
     char byte;
     size_t n;
 
+    ERR_clear_error();
     if (SSL_peek_ex(t->ssl, &byte, 1, &n) == 1)
         return true;
-    int error = SSL_get_error(t->ssl, 0);
-    ERR_clear_error();
-    return error != SSL_ERROR_WANT_READ;
+    return SSL_get_error(t->ssl, 0) != SSL_ERROR_WANT_READ;
 }
 
 static const struct mg_transport_ops tls_ops = {
@@ -456,6 +456,7 @@ static bool begin_early(struct tls_transport *t)
 
 static int step(struct tls_transport *t)
 {
+    ERR_clear_error();
     if (t->session->tls->early && !t->early_read) {
         if (begin_early(t))
             return 0;
