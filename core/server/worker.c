@@ -1,9 +1,7 @@
 /* worker.c - loads a generation, serves with it, lets it go.
  *
  * Loading (prepare) and serving (commit) are two steps: between them stands
- * the master's word. A generation that another one has replaced is closed
- * when nothing refers to it any more; its VM at the latest when drain_timeout
- * is over. */
+ * the master's word. */
 #include "worker.h"
 
 #include <signal.h>
@@ -16,14 +14,14 @@
 #include <ev.h>
 
 #include "access.h"
-#include "attempt.h"
 #include "budget.h"
 #include "channel.h"
 #include "engine.h"
-#include "greeting.h"
+#include "generations.h"
 #include "h2.h"
 #include "listener.h"
 #include "log.h"
+#include "report.h"
 #include "resolve.h"
 #include "script.h"
 #include "sink.h"
@@ -31,208 +29,19 @@
 #include "transport.h"
 #include "vm.h"
 
-enum { REPORT_MOST = 4096, REPORTED_MOST = 16 };
-static const double REBUILD_AGAIN = 1.0; /* seconds until a script that fails to load is tried again */
-
 static struct worker {
     const struct mg_worker_options *options;
     struct ev_loop *loop;
     ev_io channel;
     ev_prepare before_sleep;
-    ev_timer drain, rebuild, overdue;
+    ev_timer drain;
     ev_signal term;
     struct mg_listener *listeners[MG_BINDS_MOST];
     unsigned listener_count;
-    struct mg_generation *retired;
     struct mg_generation *candidate; /* loading, or waiting for the master's word */
-    struct mg_generation *rebuilt;   /* loading, in the place of one whose VM was lost */
-    unsigned declared;               /* chunks of arenas that hold what scripts declared */
     bool draining, ended, resolving;
     int status;
 } w;
-
-/* ---- Generations. ---- */
-
-static void drop_generation(struct mg_generation *g)
-{
-    if (g->policy)
-        mg_vm_close(g);
-    w.declared -= g->declared;
-    mg_generation_free(g);
-}
-
-static void close_retired(void)
-{
-    for (struct mg_generation **at = &w.retired; *at;) {
-        struct mg_generation *g = *at;
-        if (g->exchanges) {
-            at = &g->next;
-            continue;
-        }
-        *at = g->next;
-        drop_generation(g);
-    }
-}
-
-/* When the VM of a retired generation is closed, whoever is in it; 0: never. */
-static double deadline_of(const struct mg_generation *g)
-{
-    double timeout = g->settings.drain_timeout;
-
-    return g->state == MG_GENERATION_CUT || !(timeout > 0) ? 0 : g->retired + timeout;
-}
-
-static void await_overdue(void)
-{
-    double first = 0;
-
-    for (const struct mg_generation *g = w.retired; g; g = g->next) {
-        double deadline = deadline_of(g);
-        if (deadline > 0 && (first == 0 || deadline < first))
-            first = deadline;
-    }
-    ev_timer_stop(w.loop, &w.overdue);
-    if (first == 0)
-        return;
-    double rest = first - mg_clock_now();
-    ev_timer_set(&w.overdue, rest > 0 ? rest : 0, 0);
-    ev_timer_start(w.loop, &w.overdue);
-}
-
-static void on_overdue(struct ev_loop *loop, ev_timer *t, int events)
-{
-    (void)loop;
-    (void)t;
-    (void)events;
-    for (struct mg_generation *g = w.retired; g; g = g->next) {
-        double deadline = deadline_of(g);
-        if (deadline == 0 || deadline > mg_clock_now())
-            continue;
-        mg_log(MG_LOG_WARN,
-               "generation %u: drain_timeout is over: its VM is closed; %u exchanges of it may go on only "
-               "without hooks",
-               g->number, g->exchanges);
-        g->state = MG_GENERATION_CUT;
-        mg_greeting_lost(g);
-        mg_vm_cut(g);
-    }
-    await_overdue();
-}
-
-/* It goes when its exchanges have ended, and never at once: it may be on the stack. */
-static void put_away(struct mg_generation *g)
-{
-    g->state = MG_GENERATION_RETIRED;
-    g->on_lost = NULL;
-    g->retired = mg_clock_now();
-    g->next = w.retired;
-    w.retired = g;
-    await_overdue();
-}
-
-static void retire(struct mg_generation *g)
-{
-    put_away(g);
-    mg_vm_retire(g);
-}
-
-/* Worker 0 is asked first in a reload: it says what has changed. */
-static void outline(struct mg_generation *g)
-{
-    size_t len;
-
-    if (w.options->number == 0)
-        g->outline = mg_vm_ask(g, "moongate.outline", "", "", &len);
-}
-
-/* Runs the script in a fresh VM. NULL with the text for the user. */
-static struct mg_generation *load(unsigned number, void (*on_ready)(struct mg_generation *, enum mg_status),
-                                  mg_slice *problem)
-{
-    struct mg_generation *g = mg_generation_new(number);
-
-    if (!g) {
-        *problem = mg_slice_of("out of memory");
-        return NULL;
-    }
-    unsigned before = mg_arena_live() - 1; /* its first chunk is there already */
-    g->on_ready = on_ready;
-    if (mg_vm_load(g, w.options->script, problem) == MG_OK) {
-        g->declared = mg_arena_live() - before;
-        w.declared += g->declared;
-        outline(g);
-        return g;
-    }
-    mg_generation_free(g);
-    return NULL;
-}
-
-static void on_lost(struct mg_generation *g);
-
-static void put_in_force(struct mg_generation *g)
-{
-    if (mg_generation_now)
-        retire(mg_generation_now);
-    g->state = MG_GENERATION_IN_FORCE;
-    g->on_lost = on_lost;
-    mg_generation_now = g;
-    mg_vm_start(g);
-}
-
-static const char *fault_of(const struct mg_generation *g)
-{
-    return g->fault ? g->fault : "an init hook failed; the log says how";
-}
-
-static void on_rebuilt(struct mg_generation *g, enum mg_status status)
-{
-    w.rebuilt = NULL;
-    if (status == MG_OK) {
-        put_in_force(g);
-        mg_log(MG_LOG_WARN, "the VM was built anew");
-        return;
-    }
-    mg_log(MG_LOG_ERROR, "the VM could not be built anew: %s", fault_of(g));
-    put_away(g);
-    ev_timer_again(w.loop, &w.rebuild);
-}
-
-static void rebuild(void)
-{
-    mg_slice problem;
-    struct mg_generation *g = load(mg_generation_now->number, on_rebuilt, &problem);
-
-    if (g) {
-        ev_timer_stop(w.loop, &w.rebuild);
-        w.rebuilt = g;
-        mg_vm_init(g);
-        return;
-    }
-    mg_log(MG_LOG_ERROR, "the VM could not be built anew: %.*s", (int)problem.len, problem.ptr);
-    ev_timer_again(w.loop, &w.rebuild);
-}
-
-static void on_rebuild(struct ev_loop *loop, ev_timer *t, int events)
-{
-    (void)loop;
-    (void)t;
-    (void)events;
-    rebuild();
-}
-
-static void on_lost(struct mg_generation *g)
-{
-    mg_greeting_lost(g);
-    rebuild();
-}
-
-/* What was loaded and will not be in force. */
-static void forget(struct mg_generation **g)
-{
-    if (*g)
-        put_away(*g);
-    *g = NULL;
-}
 
 /* ---- Prepare. ---- */
 
@@ -247,7 +56,7 @@ static void finish(int status)
 static void refuse(mg_slice problem)
 {
     mg_channel_send(w.options->channel, MG_WORD_FAILED, problem.ptr, problem.len, NULL, 0);
-    forget(&w.candidate);
+    mg_generations_forget(&w.candidate);
     if (!mg_generation_now)
         finish(1);
 }
@@ -316,7 +125,7 @@ static bool send_ready(struct mg_generation *g)
 static void on_prepared(struct mg_generation *g, enum mg_status status)
 {
     if (status != MG_OK)
-        refuse(mg_slice_of(fault_of(g)));
+        refuse(mg_slice_of(mg_generations_fault(g)));
     else if (g->listen_count > MG_BINDS_MOST)
         refuse(MG_LIT("more listeners than can be handed over"));
     else if (!send_ready(g))
@@ -337,8 +146,8 @@ static void prepare(const struct mg_letter *l)
 
     if (l->len == sizeof(number))
         memcpy(&number, l->body, sizeof(number));
-    forget(&w.candidate);
-    struct mg_generation *g = load(number, on_prepared, &problem);
+    mg_generations_forget(&w.candidate);
+    struct mg_generation *g = mg_generations_load(number, on_prepared, &problem);
     if (!g) {
         refuse(problem);
         return;
@@ -461,78 +270,24 @@ static void commit(const struct mg_letter *l)
         return;
     }
     w.candidate = NULL;
-    ev_timer_stop(w.loop, &w.rebuild);
-    forget(&w.rebuilt);
+    mg_generations_keep_no_rebuilt();
     if (mg_generation_now)
         take_settings(&g->settings, &mg_generation_now->settings);
-    put_in_force(g);
+    mg_generations_put_in_force(g);
     mg_channel_send(w.options->channel, MG_WORD_IN_FORCE, NULL, 0, NULL, 0);
 }
 
-/* ---- Status. ---- */
-
-static size_t report_generation(char *to, size_t size, const struct mg_generation *g)
-{
-    static const char *const states[] = { "loading", "ready", "in force", "retired", "cut", "failed" };
-    bool old = g->state == MG_GENERATION_RETIRED || g->state == MG_GENERATION_CUT;
-
-    return (size_t)snprintf(
-        to, size, "{\"number\":%u,\"state\":\"%s\",\"retired_for\":%.0f,\"exchanges\":%u,\"memory\":%.0f}", g->number,
-        states[g->state], old ? mg_clock_now() - g->retired : 0, g->exchanges, mg_vm_memory(g));
-}
-
-struct sums {
-    int tickets, fibers, requests;
-    unsigned tasks;
-};
-
-static void add_counts(struct sums *s, const struct mg_generation *g)
-{
-    s->tickets += g->tickets.used;
-    s->fibers += g->lua.fibers;
-    s->requests += g->lua.requests;
-    s->tasks += g->tasks;
-}
-
-static size_t report_worker(char *to, size_t size, const struct mg_generation *now)
-{
-    struct sums s = { 0 };
-
-    add_counts(&s, now);
-    for (const struct mg_generation *g = w.retired; g; g = g->next)
-        add_counts(&s, g);
-    return (size_t)snprintf(
-        to, size,
-        "{\"number\":%d,\"pid\":%d,\"generation\":%u,\"served\":%llu,\"connections\":%u,\"exchanges\":%u,"
-        "\"streams\":%u,\"blocks\":%u,\"arenas\":%u,\"tickets\":%d,\"tasks\":%u,\"fibers\":%d,\"requests\":%d,"
-        "\"sockets\":%u,\"fetches\":%u,\"coders\":%u,\"dials\":%u,\"idle\":%u,\"lookups\":%u,\"queued\":%u,"
-        "\"memory\":%.0f,\"log_dropped\":%lu,\"generations\":[",
-        w.options->number, (int)getpid(), now->number, (unsigned long long)mg_engine_served(),
-        mg_listener_connections(), mg_engine_live(), mg_h1_streams() + mg_h2_streams() + mg_tcp_streams(),
-        mg_block_live(), mg_arena_live() - w.declared, s.tickets, s.tasks, s.fibers, s.requests, mg_outside_live(),
-        mg_fetch_live(), mg_coding_live(), mg_dial_live(), mg_dial_idle(), mg_resolve_live(), mg_attempt_queued(),
-        mg_vm_memory(now), mg_sink_dropped());
-}
+/* ---- Words from the master. ---- */
 
 static void report(void)
 {
     const struct mg_generation *now = mg_generation_now ? mg_generation_now : w.candidate;
-    char text[REPORT_MOST];
-    unsigned told = 0;
+    char text[MG_REPORT_MOST];
 
-    if (!now)
-        return;
-    size_t n = report_worker(text, sizeof(text), now);
-    n += report_generation(text + n, sizeof(text) - n, now);
-    for (const struct mg_generation *g = w.retired; g && told < REPORTED_MOST; g = g->next, told++) {
-        text[n++] = ',';
-        n += report_generation(text + n, sizeof(text) - n, g);
-    }
-    n += (size_t)snprintf(text + n, sizeof(text) - n, "]}");
-    mg_channel_send(w.options->channel, MG_WORD_STATUS, text, n, NULL, 0);
+    if (now)
+        mg_channel_send(w.options->channel, MG_WORD_STATUS, text, mg_report(text, sizeof(text), w.options->number, now),
+                        NULL, 0);
 }
-
-/* ---- Words from the master. ---- */
 
 static void stop_listening(void)
 {
@@ -574,7 +329,7 @@ static void hear(const struct mg_letter *l)
         commit(l);
         return;
     case MG_WORD_ABANDON:
-        forget(&w.candidate);
+        mg_generations_forget(&w.candidate);
         return;
     case MG_WORD_STATUS:
         report();
@@ -635,7 +390,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int events)
     do
         after_event();
     while (mg_h2_flush());
-    close_retired();
+    mg_generations_close_retired();
     if (w.draining && !mg_listener_connections() && !mg_engine_live())
         finish(0);
 }
@@ -695,7 +450,7 @@ static bool open_services(const mg_settings *s)
 static bool start(void)
 {
     mg_slice problem;
-    struct mg_generation *g = load(w.options->generation, on_prepared, &problem);
+    struct mg_generation *g = mg_generations_load(w.options->generation, on_prepared, &problem);
 
     if (!g) {
         refuse(problem);
@@ -722,11 +477,8 @@ static void end(void)
     mg_dial_stop();
     mg_h2_flush();
     flush();
-    if (mg_generation_now)
-        drop_generation(mg_generation_now);
-    forget(&w.candidate);
-    forget(&w.rebuilt);
-    close_retired();
+    mg_generations_forget(&w.candidate);
+    mg_generations_end();
     for (unsigned i = 0; i < w.listener_count; i++)
         mg_listener_remove(w.listeners[i]);
     mg_sink_close();
@@ -760,9 +512,7 @@ int mg_worker_run(const struct mg_worker_options *options)
     ev_io_start(w.loop, &w.channel);
     ev_signal_init(&w.term, on_term, SIGTERM);
     ev_signal_start(w.loop, &w.term);
-    ev_init(&w.rebuild, on_rebuild);
-    w.rebuild.repeat = REBUILD_AGAIN;
-    ev_init(&w.overdue, on_overdue);
+    mg_generations_start(w.loop, options);
     if (start() && !w.ended)
         ev_run(w.loop, 0);
     end();

@@ -1,0 +1,233 @@
+/* generations.c - the generations of a worker: loaded, in force, retired, rebuilt.
+ *
+ * One that another has replaced is closed when nothing refers to it any more;
+ * its VM at the latest when drain_timeout is over. */
+#include "generations.h"
+
+#include <ev.h>
+
+#include "greeting.h"
+#include "log.h"
+#include "vm.h"
+
+static const double REBUILD_AGAIN = 1.0; /* seconds until a script that fails to load is tried again */
+
+static struct ev_loop *loop;
+static const struct mg_worker_options *options;
+static ev_timer rebuild_timer, overdue;
+static struct mg_generation *retired_list;
+static struct mg_generation *rebuilt; /* loading, in the place of one whose VM was lost */
+static unsigned declared;             /* chunks of arenas that hold what scripts declared */
+
+static void drop_generation(struct mg_generation *g)
+{
+    if (g->policy)
+        mg_vm_close(g);
+    declared -= g->declared;
+    mg_generation_free(g);
+}
+
+void mg_generations_close_retired(void)
+{
+    for (struct mg_generation **at = &retired_list; *at;) {
+        struct mg_generation *g = *at;
+        if (g->exchanges) {
+            at = &g->next;
+            continue;
+        }
+        *at = g->next;
+        drop_generation(g);
+    }
+}
+
+/* When the VM of a retired generation is closed, whoever is in it; 0: never. */
+static double deadline_of(const struct mg_generation *g)
+{
+    double timeout = g->settings.drain_timeout;
+
+    return g->state == MG_GENERATION_CUT || !(timeout > 0) ? 0 : g->retired + timeout;
+}
+
+static void await_overdue(void)
+{
+    double first = 0;
+
+    for (const struct mg_generation *g = retired_list; g; g = g->next) {
+        double deadline = deadline_of(g);
+        if (deadline > 0 && (first == 0 || deadline < first))
+            first = deadline;
+    }
+    ev_timer_stop(loop, &overdue);
+    if (first == 0)
+        return;
+    double rest = first - mg_clock_now();
+    ev_timer_set(&overdue, rest > 0 ? rest : 0, 0);
+    ev_timer_start(loop, &overdue);
+}
+
+static void on_overdue(struct ev_loop *l, ev_timer *t, int events)
+{
+    (void)l;
+    (void)t;
+    (void)events;
+    for (struct mg_generation *g = retired_list; g; g = g->next) {
+        double deadline = deadline_of(g);
+        if (deadline == 0 || deadline > mg_clock_now())
+            continue;
+        mg_log(MG_LOG_WARN,
+               "generation %u: drain_timeout is over: its VM is closed; %u exchanges of it may go on only "
+               "without hooks",
+               g->number, g->exchanges);
+        g->state = MG_GENERATION_CUT;
+        mg_greeting_lost(g);
+        mg_vm_cut(g);
+    }
+    await_overdue();
+}
+
+/* It goes when its exchanges have ended, and never at once: it may be on the stack. */
+static void put_away(struct mg_generation *g)
+{
+    g->state = MG_GENERATION_RETIRED;
+    g->on_lost = NULL;
+    g->retired = mg_clock_now();
+    g->next = retired_list;
+    retired_list = g;
+    await_overdue();
+}
+
+static void retire(struct mg_generation *g)
+{
+    put_away(g);
+    mg_vm_retire(g);
+}
+
+/* Worker 0 is asked first in a reload: it says what has changed. */
+static void outline(struct mg_generation *g)
+{
+    size_t len;
+
+    if (options->number == 0)
+        g->outline = mg_vm_ask(g, "moongate.outline", "", "", &len);
+}
+
+/* Runs the script in a fresh VM. NULL with the text for the user. */
+struct mg_generation *mg_generations_load(unsigned number, void (*on_ready)(struct mg_generation *, enum mg_status),
+                                          mg_slice *problem)
+{
+    struct mg_generation *g = mg_generation_new(number);
+
+    if (!g) {
+        *problem = mg_slice_of("out of memory");
+        return NULL;
+    }
+    unsigned before = mg_arena_live() - 1; /* its first chunk is there already */
+    g->on_ready = on_ready;
+    if (mg_vm_load(g, options->script, problem) == MG_OK) {
+        g->declared = mg_arena_live() - before;
+        declared += g->declared;
+        outline(g);
+        return g;
+    }
+    mg_generation_free(g);
+    return NULL;
+}
+
+static void on_lost(struct mg_generation *g);
+
+void mg_generations_put_in_force(struct mg_generation *g)
+{
+    if (mg_generation_now)
+        retire(mg_generation_now);
+    g->state = MG_GENERATION_IN_FORCE;
+    g->on_lost = on_lost;
+    mg_generation_now = g;
+    mg_vm_start(g);
+}
+
+const char *mg_generations_fault(const struct mg_generation *g)
+{
+    return g->fault ? g->fault : "an init hook failed; the log says how";
+}
+
+static void on_rebuilt(struct mg_generation *g, enum mg_status status)
+{
+    rebuilt = NULL;
+    if (status == MG_OK) {
+        mg_generations_put_in_force(g);
+        mg_log(MG_LOG_WARN, "the VM was built anew");
+        return;
+    }
+    mg_log(MG_LOG_ERROR, "the VM could not be built anew: %s", mg_generations_fault(g));
+    put_away(g);
+    ev_timer_again(loop, &rebuild_timer);
+}
+
+static void rebuild(void)
+{
+    mg_slice problem;
+    struct mg_generation *g = mg_generations_load(mg_generation_now->number, on_rebuilt, &problem);
+
+    if (g) {
+        ev_timer_stop(loop, &rebuild_timer);
+        rebuilt = g;
+        mg_vm_init(g);
+        return;
+    }
+    mg_log(MG_LOG_ERROR, "the VM could not be built anew: %.*s", (int)problem.len, problem.ptr);
+    ev_timer_again(loop, &rebuild_timer);
+}
+
+static void on_rebuild(struct ev_loop *l, ev_timer *t, int events)
+{
+    (void)l;
+    (void)t;
+    (void)events;
+    rebuild();
+}
+
+static void on_lost(struct mg_generation *g)
+{
+    mg_greeting_lost(g);
+    rebuild();
+}
+
+void mg_generations_forget(struct mg_generation **g)
+{
+    if (*g)
+        put_away(*g);
+    *g = NULL;
+}
+
+void mg_generations_keep_no_rebuilt(void)
+{
+    ev_timer_stop(loop, &rebuild_timer);
+    mg_generations_forget(&rebuilt);
+}
+
+const struct mg_generation *mg_generations_retired(void)
+{
+    return retired_list;
+}
+
+unsigned mg_generations_declared(void)
+{
+    return declared;
+}
+
+void mg_generations_start(struct ev_loop *on, const struct mg_worker_options *of)
+{
+    loop = on;
+    options = of;
+    ev_init(&rebuild_timer, on_rebuild);
+    rebuild_timer.repeat = REBUILD_AGAIN;
+    ev_init(&overdue, on_overdue);
+}
+
+void mg_generations_end(void)
+{
+    if (mg_generation_now)
+        drop_generation(mg_generation_now);
+    mg_generations_forget(&rebuilt);
+    mg_generations_close_retired();
+}

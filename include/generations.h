@@ -1,0 +1,32 @@
+/* generations.h - the generations of a worker: loaded, in force, retired, rebuilt. */
+#pragma once
+
+#include "generation.h"
+#include "worker.h"
+
+struct ev_loop;
+
+/* Once, before all others; `options` must live as long. */
+void mg_generations_start(struct ev_loop *loop, const struct mg_worker_options *options);
+/* Drops the one in force, and those that are retired. */
+void mg_generations_end(void);
+
+/* Runs the script in a fresh VM; its init hooks have not run yet. NULL with the text for the user. */
+struct mg_generation *mg_generations_load(unsigned number,
+                                          void (*on_ready)(struct mg_generation *g, enum mg_status status),
+                                          mg_slice *problem);
+/* Why its init hooks failed. */
+const char *mg_generations_fault(const struct mg_generation *g);
+/* The one that was in force is retired. */
+void mg_generations_put_in_force(struct mg_generation *g);
+/* What was loaded and will not be in force; *g may be NULL, and is afterwards. */
+void mg_generations_forget(struct mg_generation **g);
+/* Another takes the place of the one whose VM was lost. */
+void mg_generations_keep_no_rebuilt(void);
+/* Frees those that nothing refers to any more; before the loop sleeps. */
+void mg_generations_close_retired(void);
+
+/* The first of those that are retired; `next` leads on. */
+const struct mg_generation *mg_generations_retired(void);
+/* Chunks of arenas that hold what scripts declared: they are not left open. */
+unsigned mg_generations_declared(void);
