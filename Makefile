@@ -20,7 +20,8 @@ SRC := base/text base/clock base/log base/arena base/block base/random \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/sockets server/watch server/channel \
-       server/generations server/report server/worker server/control server/master server/main
+       server/generations server/report server/worker server/control server/declared server/children server/reload \
+       server/master server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)
 LUA := $(shell find lua -name '*.lua')
 FUZZ := $(basename $(notdir $(wildcard t/fuzz/*.c)))

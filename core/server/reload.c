@@ -1,0 +1,284 @@
+/* reload.c - the script is loaded anew in all workers, or in none. */
+#include "reload.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "control.h"
+#include "declared.h"
+#include "log.h"
+#include "text.h"
+
+static const double PREPARE_PATIENCE = 60.0; /* for one worker's init hooks */
+
+static struct {
+    struct ev_loop *loop;
+    bool active, committed;
+    bool again;      /* it was asked for meanwhile */
+    unsigned ticket; /* of the control socket's question; 0: nobody waits */
+    double began;
+    struct mg_ready *ready;  /* what the first worker said that was ready */
+    ev_timer soon, patience; /* soon: to begin, from the loop */
+} r;
+
+/* ---- How it ends. ---- */
+
+static void begin(unsigned ticket)
+{
+    r.active = true;
+    r.ticket = ticket;
+    r.began = ev_now(r.loop);
+    ev_timer_set(&r.soon, 0, 0);
+    ev_timer_start(r.loop, &r.soon);
+}
+
+static void end(const char *answer)
+{
+    unsigned ticket = r.ticket;
+    bool again = r.again;
+
+    ev_timer_stop(r.loop, &r.soon);
+    ev_timer_stop(r.loop, &r.patience);
+    free(r.ready);
+    r.ready = NULL;
+    r.active = r.committed = r.again = false;
+    r.ticket = 0;
+    if (ticket)
+        mg_control_answer(ticket, answer);
+    if (again)
+        begin(0);
+}
+
+static void log_lines(enum mg_log_level level, const char *what, const char *text)
+{
+    char line[2048];
+    size_t n = 0;
+
+    for (; *text && n < sizeof(line) - 3; text++) {
+        line[n++] = *text == '\n' ? ';' : *text;
+        if (*text == '\n')
+            line[n++] = ' ';
+    }
+    line[n] = '\0';
+    mg_log(level, "%s: %s", what, line);
+}
+
+static void end_badly(const char *why)
+{
+    static char answer[6 * 9000];
+    char copy[8192];
+
+    snprintf(copy, sizeof(copy), "%s", why);
+    size_t n = (size_t)snprintf(answer, sizeof(answer), "{\"error\":\"");
+    n += mg_text_put_json(answer + n, mg_slice_of(copy));
+    snprintf(answer + n, sizeof(answer) - n, "\"}");
+    end(answer);
+}
+
+void mg_reload_give_up(const char *why)
+{
+    if (!r.active || r.committed)
+        return;
+    for (unsigned i = 0; i < MG_WORKERS_MAX; i++) {
+        struct mg_child *c = &mg_children.all[i];
+        if (c->pid && c->serves && (c->prepares || c->ready))
+            mg_channel_send(c->channel, MG_WORD_ABANDON, NULL, 0, NULL, 0);
+        c->prepares = false;
+        if (c->serves) {
+            free(c->ready);
+            c->ready = NULL;
+        }
+    }
+    log_lines(MG_LOG_ERROR, "reload: nothing has changed", why);
+    mg_declared_watch(true);
+    end_badly(why);
+}
+
+static void on_patience(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop;
+    (void)t;
+    (void)events;
+    mg_reload_give_up("a worker's init hooks have not ended within 60 seconds");
+}
+
+/* What has changed, as a line to read and as members of a JSON object. */
+static void tell(void)
+{
+    static char answer[MG_LETTER_MOST + 256];
+    const char *text = mg_declared_changes(r.ready);
+    const char *members = text ? text + strlen(text) + 1 : NULL;
+    unsigned serving = mg_children_serving();
+    double took = ev_now(r.loop) - r.began;
+    char what[128];
+
+    if (!text)
+        text = "what has changed is not known, since worker 0 was not there";
+    snprintf(what, sizeof(what), "generation %u is in force in %u worker%s after %.0f ms", mg_declared_generation(),
+             serving, serving == 1 ? "" : "s", took * 1000);
+    log_lines(MG_LOG_INFO, what, text);
+    size_t n = (size_t)snprintf(answer, sizeof(answer),
+                                "{\"generation\":%u,\"workers\":%u,\"seconds\":%.4f,\"summary\":\"%s\",",
+                                mg_declared_generation(), serving, took, what);
+    if (members)
+        snprintf(answer + n, sizeof(answer) - n, "%s}", members);
+    else
+        snprintf(answer + n, sizeof(answer) - n, "\"text\":\"%s\"}", text);
+    end(answer);
+}
+
+static void tell_if_all_committed(void)
+{
+    if (!r.active || !r.committed)
+        return;
+    for (unsigned i = 0; i < mg_children.count; i++)
+        if (mg_children.all[i].pid && mg_children.all[i].commits)
+            return;
+    tell();
+}
+
+/* ---- Its way. ---- */
+
+/* All workers load the same files, but somebody may write them in between. */
+static bool all_declare_the_same(void)
+{
+    for (unsigned i = 0; i < mg_children.count; i++) {
+        const struct mg_ready *other = mg_children.all[i].ready;
+        if (!other)
+            continue;
+        if (other->count != r.ready->count)
+            return false;
+        for (unsigned n = 0; n < other->count; n++)
+            if (!mg_address_equal(&other->binds[n].address, &r.ready->binds[n].address))
+                return false;
+    }
+    return true;
+}
+
+static void commit(void)
+{
+    const char *why;
+
+    if (!r.ready) {
+        mg_reload_give_up("no worker runs; the log says why");
+        return;
+    }
+    if (!all_declare_the_same()) {
+        mg_reload_give_up("the script was edited while the workers loaded it; reload once more");
+        return;
+    }
+    if (!mg_declared_take(r.ready, &why)) {
+        mg_reload_give_up(why);
+        return;
+    }
+    ev_timer_stop(r.loop, &r.patience);
+    r.committed = true;
+    for (unsigned i = 0; i < mg_children.count; i++)
+        if (mg_children.all[i].pid && mg_children.all[i].ready)
+            mg_child_commit(&mg_children.all[i]);
+    mg_children_recount();
+    tell_if_all_committed();
+}
+
+static void ask_to_prepare(struct mg_child *c)
+{
+    uint32_t number = mg_declared_generation() + 1;
+
+    c->prepares = true;
+    ev_timer_stop(r.loop, &r.patience);
+    ev_timer_set(&r.patience, PREPARE_PATIENCE, 0);
+    ev_timer_start(r.loop, &r.patience);
+    if (!mg_channel_send(c->channel, MG_WORD_PREPARE, &number, sizeof(number), NULL, 0))
+        mg_reload_give_up("a worker can't be asked to prepare");
+}
+
+/* The next worker in turn; when all are ready, commit. One that is just being started is waited for. */
+static void go_on(void)
+{
+    if (!r.active || r.committed)
+        return;
+    for (unsigned i = 0; i < mg_children.count; i++) {
+        struct mg_child *c = &mg_children.all[i];
+        if (!c->pid || (c->serves && c->ready))
+            continue;
+        if (c->serves && !c->prepares)
+            ask_to_prepare(c);
+        return;
+    }
+    commit();
+}
+
+static void on_soon(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop;
+    (void)t;
+    (void)events;
+    go_on();
+}
+
+/* ---- News. ---- */
+
+void mg_reload_on_prepared(struct mg_child *c)
+{
+    c->prepares = false;
+    if (!r.ready)
+        r.ready = mg_declared_copy(c->ready);
+    go_on();
+}
+
+void mg_reload_on_in_force(void)
+{
+    tell_if_all_committed();
+    go_on();
+}
+
+/* What it was told to put in force, the next one will load. */
+void mg_reload_on_end(const struct mg_child *c, const struct mg_child_end *e)
+{
+    char why[160];
+
+    if (e->prepared) {
+        snprintf(why, sizeof(why), "worker %d died while it was preparing: %s", c->number, e->how);
+        mg_reload_give_up(why);
+    }
+    tell_if_all_committed();
+    go_on();
+}
+
+/* ---- Who asks for it. ---- */
+
+bool mg_reload_asked(unsigned ticket)
+{
+    if (r.active)
+        return false;
+    begin(ticket);
+    return true;
+}
+
+void mg_reload_unasked(void)
+{
+    if (r.active)
+        r.again = true;
+    else
+        begin(0);
+}
+
+void mg_reload_no_more(void)
+{
+    r.again = false;
+    mg_reload_give_up("moongate is told to stop");
+}
+
+void mg_reload_start(struct ev_loop *loop)
+{
+    r.loop = loop;
+    ev_init(&r.soon, on_soon);
+    ev_init(&r.patience, on_patience);
+}
+
+void mg_reload_end(void)
+{
+    free(r.ready);
+    r.ready = NULL;
+}

@@ -1,0 +1,29 @@
+/* declared.h - what the script in force declares for the master: where it listens, its log, how many workers. */
+#pragma once
+
+#include "channel.h"
+#include "master.h"
+
+/* Once, before all others; `options` must live as long. */
+void mg_declared_start(const struct mg_master_options *options);
+void mg_declared_end(void);
+
+/* What a worker's READY says, the caller's to free; NULL: it is not whole, or there is no memory. */
+struct mg_ready *mg_declared_read(const struct mg_letter *l);
+/* The caller's to free; NULL without memory. */
+struct mg_ready *mg_declared_copy(const struct mg_ready *r);
+/* What moongate.changes says: lines to read, and behind their zero byte the members of a JSON object. NULL: not known.
+ * It is r's. */
+const char *mg_declared_changes(const struct mg_ready *r);
+
+/* A copy of r is in force from now on: its sockets are bound, those of before closed, its log is open. All of it, or
+ * nothing has changed and *why says what is wrong. */
+bool mg_declared_take(const struct mg_ready *r, const char **why);
+/* NULL before the first. */
+const struct mg_ready *mg_declared_now(void);
+/* The number of the generation in force; 1 before it is. */
+unsigned mg_declared_generation(void);
+/* How many workers there should be. */
+unsigned mg_declared_workers(void);
+/* Its files are watched; with `broadly`, after a failure, any Lua file beside them: the mend may be in a new one. */
+void mg_declared_watch(bool broadly);

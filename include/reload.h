@@ -1,0 +1,27 @@
+/* reload.h - the script is loaded anew in all workers, or in none.
+ *
+ * One worker after another is asked to prepare, so that compiling never stops
+ * all loops at once; when all are ready, what is new is bound and all are told
+ * to commit. Until then whatever goes wrong changes nothing; from then on
+ * nothing is taken back. */
+#pragma once
+
+#include "children.h"
+
+/* Once, before all others. */
+void mg_reload_start(struct ev_loop *loop);
+void mg_reload_end(void);
+
+/* Begins; the answer goes to mg_control_answer(). False: one is under way. */
+bool mg_reload_asked(unsigned ticket);
+/* By nobody who waits for an answer. One that is under way is followed by another: it may be about a later edit. */
+void mg_reload_unasked(void);
+/* The one under way, if it has not committed yet, changes nothing. */
+void mg_reload_give_up(const char *why);
+/* The same, since moongate stops; no other follows. */
+void mg_reload_no_more(void);
+
+/* News of a worker: it has prepared; it has begun; it has died, and another may have taken its place. */
+void mg_reload_on_prepared(struct mg_child *c);
+void mg_reload_on_in_force(void);
+void mg_reload_on_end(const struct mg_child *c, const struct mg_child_end *end);
