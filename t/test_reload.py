@@ -111,6 +111,24 @@ def test_hup_reloads_and_the_log_tells_of_it(moongate):
     assert gate.get("/").body == b"new"
 
 
+def test_the_error_log_goes_where_the_script_in_force_says(moongate, tmp_path):
+    log = tmp_path / "other.log"
+    tells = 'gate.route { "/*", handler = function(req) gate.log.info(req.path) return 200 end }'
+    gate = moongate(tells)
+
+    reload(gate, f'gate.set {{ error_log = "{log}" }}\n' + tells)
+    gate.get("/to-the-file")
+    reload(gate, tells)
+    gate.get("/to-stderr")
+
+    gate.wait_log("generation 3 is in force")
+    gate.wait_log("/to-stderr")
+    written = log.read_text()
+    assert "generation 2 is in force" in written and "/to-the-file" in written
+    assert "generation 3" not in written and "/to-stderr" not in written
+    assert "/to-the-file" not in gate.log()
+
+
 # ---- What a reload refuses.
 
 def test_a_script_that_fails_changes_nothing_and_its_traceback_is_told(moongate):
@@ -125,6 +143,18 @@ def test_a_script_that_fails_changes_nothing_and_its_traceback_is_told(moongate)
     assert "in function 'broken'" in told.stderr
     assert {gate.get("/").body for _ in range(10)} == {b"old"}
     wait_until(lambda: generations(gate) == [1, 1])
+
+
+def test_an_error_log_that_cant_be_written_changes_nothing_and_binds_nothing(moongate, tmp_path):
+    gate, port = moongate(says("old")), free_port()
+
+    why = refused(gate, f"""gate.set {{ error_log = "{tmp_path}/nowhere/error.log" }}
+        gate.listen "127.0.0.1:{port}"\n""" + says("new"))
+
+    assert f"error_log {tmp_path}/nowhere/error.log: No such file or directory" in why
+    assert gate.get("/").body == b"old" and generations(gate) == [1]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 5)
 
 
 def test_a_mistake_in_a_declaration_is_told_with_its_line(moongate):

@@ -167,10 +167,10 @@ static void open_error_log(const mg_settings *s)
 {
     char path[MG_WHERE_TEXT];
 
-    if (w.options->error_log_given || mg_text_equal(s->error_log, MG_LIT("stderr")))
+    if (w.options->error_log_given)
         return;
     snprintf(path, sizeof(path), "%.*s", (int)s->error_log.len, s->error_log.ptr);
-    (void)mg_log_open(path); /* the master says what is wrong with it */
+    (void)mg_log_open(mg_text_equal(s->error_log, MG_LIT("stderr")) ? NULL : path); /* the master says what is wrong */
 }
 
 /* Which listener it is; listener_count: none. */
