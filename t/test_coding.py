@@ -530,6 +530,25 @@ def test_a_request_that_text_cannot_read_is_nil_a_reason_and_a_status(gateway, o
     assert (reply.status, reply.body.decode()) == (status, reason)
 
 
+@pytest.mark.parametrize("body", [
+    bytes.fromhex("28b52ffd 04580000006f6e65 00000000 28b52ffd"),   # a second frame that ends behind its magic number
+    bytes.fromhex("28b52ffd 04581900006f6e65f6a10824 26b52ffd df000074776f8b44f4000000"),       # the format of zstd 0.6
+    bytes.fromhex("28b52ffd 40880100 090800") + b"x" * 257,                         # 257 bytes in a window of 128 MiB
+], ids=["cut", "an older format", "a large window"])
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_what_is_no_zstd_is_refused_wherever_it_was_cut(gateway, origin, body, piece):
+    gate = gateway("""{ access = function(req)
+        local text, why, status = req:text()
+        if not text then return status, "refused" end
+    end }""", origin.answers(200, b"ok"))
+    client = gate.raw()
+
+    client.send(request("POST", "/", "Content-Encoding: zstd", "Transfer-Encoding: chunked") +
+                chunked(*[body[at:at + piece] for at in range(0, len(body), piece)]))
+
+    assert client.response().body == b"refused"
+
+
 def test_a_response_that_text_cannot_read_is_the_origins_fault(gateway, origin):
     gate = gateway("""function(req, next)
         local res = next(req)

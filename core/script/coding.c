@@ -24,6 +24,8 @@ enum {
     BROTLI_WINDOW = 19,           /* 512 KiB: an encoder needs some 2 MiB with it */
     ZSTD_WINDOW = 19,
     ZSTD_WINDOW_MOST = 23, /* RFC 9659: 8 MiB is what every decoder takes, and what no encoder may go beyond */
+    ZSTD_MAGIC_LEN = 4,
+    ZSTD_HEAD_MOST = 18, /* RFC 8878 3.1.1: the magic number and at most 14 bytes of header */
 };
 
 /* A decoder is not held to its ratio before it has given so much: little that repeats itself is no bomb. */
@@ -45,6 +47,8 @@ struct mg_coder {
     BrotliDecoderState *brotli_in;
     ZSTD_CCtx *zstd_out;
     ZSTD_DCtx *zstd_in;
+    uint32_t zstd_magic; /* what has come of it, of the frame that is read */
+    unsigned zstd_head;  /* bytes of that frame that have come, up to ZSTD_HEAD_MOST */
 };
 
 /* One turn of a library: bytes that are left, room that is left. */
@@ -335,14 +339,36 @@ static int zstd_out_turn(struct mg_coder *c, struct turn *t)
     return t->left > 0 || (t->how != MG_CODE_MORE && behind > 0);
 }
 
+/* Takes note of a frame's next byte. False: no frame begins so. The library reads formats older than RFC 8878, too,
+ * with code that is kept for old files: nothing that a peer sends may reach it. */
+static bool note_zstd_head(struct mg_coder *c, uint8_t byte)
+{
+    if (c->zstd_head < ZSTD_MAGIC_LEN)
+        c->zstd_magic |= (uint32_t)byte << 8 * c->zstd_head;
+    c->zstd_head++;
+    return c->zstd_head != ZSTD_MAGIC_LEN || c->zstd_magic == ZSTD_MAGICNUMBER ||
+           (c->zstd_magic & ZSTD_MAGIC_SKIPPABLE_MASK) == ZSTD_MAGIC_SKIPPABLE_START;
+}
+
+/* A frame's head goes in byte by byte. With a frame that lies whole in one piece the library takes a short cut that
+ * does not look at its window: what is refused would then hang on where the bytes were cut. */
 static int zstd_in_turn(struct mg_coder *c, struct turn *t)
 {
     ZSTD_inBuffer in = { t->in, t->left, 0 };
     ZSTD_outBuffer out = { t->out, t->room, 0 };
+    size_t wanted;
 
-    size_t wanted = ZSTD_decompressStream(c->zstd_in, &out, &in);
-    if (ZSTD_isError(wanted))
-        return ZSTD_getErrorCode(wanted) == ZSTD_error_memory_allocation ? MG_NO_MEMORY : MG_MALFORMED;
+    if (c->at_end)
+        c->zstd_head = c->zstd_magic = 0;
+    do {
+        bool in_head = c->zstd_head < ZSTD_HEAD_MOST && in.pos < t->left;
+        if (in_head && !note_zstd_head(c, t->in[in.pos]))
+            return MG_MALFORMED;
+        in.size = in_head ? in.pos + 1 : t->left;
+        wanted = ZSTD_decompressStream(c->zstd_in, &out, &in);
+        if (ZSTD_isError(wanted))
+            return ZSTD_getErrorCode(wanted) == ZSTD_error_memory_allocation ? MG_NO_MEMORY : MG_MALFORMED;
+    } while (wanted && in.pos < t->left && out.pos < out.size);
     t->left -= in.pos;
     t->room -= out.pos;
     c->at_end = wanted == 0; /* a frame's; another may follow (RFC 8878 3) */
