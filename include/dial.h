@@ -1,9 +1,4 @@
-/* dial.h - a stream to an origin: borrowed from the idle pool or newly opened.
- *
- * Owns every connection to an origin. Idle ones lie in a stack for each key:
- * the newest is used first, cold ones time out. The key is all that makes two
- * connections differ: address, and later TLS and protocol. A connection with
- * unread or unexpected bytes is never kept. */
+/* dial.h - a stream to an origin: borrowed from the pool (pool.h) or newly opened. */
 #pragma once
 
 #include "origin.h"
@@ -38,5 +33,4 @@ void mg_origin_close(struct mg_origin *o);
 
 /* Closes what is idle; nothing is kept any more. */
 void mg_dial_stop(void);
-unsigned mg_dial_idle(void); /* kept connections */
 unsigned mg_dial_live(void); /* dials under way */

@@ -27,5 +27,5 @@ struct mg_origin {
     struct mg_tls *tls;   /* NULL: clear text; whoever filled it in holds it */
     unsigned connections; /* of HTTP/2 a worker */
     unsigned turn;        /* which of a name's addresses comes next */
-    struct mg_pool *pool; /* of the address, once known; dial.c's */
+    struct mg_pool *pool; /* of the address, once known; pool.c's */
 };

@@ -1,11 +1,10 @@
-/* dial.c - a stream to an origin: borrowed from the idle pool or newly opened.
+/* dial.c - a stream to an origin: borrowed from the pool or newly opened.
  *
- * A pool is all connections to one address; origins and connections hold it.
- * A connection is one struct from its first packet on: first it belongs to the
- * dial that connects it, then to its carrier, whose `owner` it is. A connection
- * of HTTP/2 is in its pool's list while it has room for another stream.
+ * A dial that can't borrow connects to one address of the origin after the
+ * other. Where connections are shared, one is made at a time, and other dials
+ * wait in line for room in it.
  */
-#include "dial.h"
+#include "pool.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -20,44 +19,17 @@
 #include "tls.h"
 
 enum {
-    BUCKETS = 256,       /* of the table of pools; a power of two */
     TRIES_MOST = 3,      /* addresses of a name that are tried */
     ADDRESSES_MOST = 16, /* of a name that are looked at */
 };
 static const double SOON = 1e-6; /* the next turn of the loop */
 
-struct mg_pool {
-    struct mg_pool *next;                        /* in its bucket */
-    struct mg_carrier *newest, *oldest;          /* idle connections; `next` is the older one */
-    struct mg_dial_work *waiting, *last_waiting; /* of HTTP/2: for room in a connection */
-    unsigned idle, refs, bucket;
-    unsigned connections; /* open, and those that connect */
-    enum mg_protocol protocol;
-    bool h2; /* it speaks HTTP/2, as far as is known: connections are shared */
-    bool connecting;
-    uint8_t proxy_protocol;
-    struct mg_tls *tls; /* held; NULL: clear text */
-    struct mg_tls_memory memory;
-    struct mg_address address;
-    mg_slice name; /* with TLS: whom the certificate must be of */
-};
-
-struct connection {
-    struct mg_pool *pool;
-    struct mg_dial_work *work; /* while it connects */
-    struct mg_transport *transport;
-    struct mg_h1_settings settings; /* of the origin that used it last; */
-    struct mg_limits limits;        /* copies, since it may outlive that one */
-    unsigned keepalive;
-    bool idle;
-};
-
 struct mg_dial_work {
     struct mg_dial *dial;
     struct mg_origin *origin;
-    struct mg_lookup *lookup;      /* while the name is looked up */
-    struct connection *connection; /* while one connects */
-    struct mg_timeout timeout;     /* the connect timeout, or SOON to tell a failure */
+    struct mg_lookup *lookup;         /* while the name is looked up */
+    struct mg_connection *connection; /* while one connects */
+    struct mg_timeout timeout;        /* the connect timeout, or SOON to tell a failure */
     struct mg_dial_work *next_free, *next_waiting;
     struct mg_pool *waits_in; /* for room in a connection of this pool */
     bool called;              /* its turn has come, or what it waited for is gone */
@@ -66,243 +38,8 @@ struct mg_dial_work {
     struct mg_address addresses[TRIES_MOST];
 };
 
-static struct mg_pool *buckets[BUCKETS];
 static struct mg_dial_work *free_works;
-static unsigned idle, live;
-static bool stopped;
-
-/* ---- Pools. ---- */
-
-static unsigned bucket_of(const struct mg_address *a)
-{
-    const unsigned char *bytes = (const unsigned char *)&a->any;
-    uint32_t hash = 2166136261u; /* FNV-1a */
-
-    for (socklen_t i = 0; i < a->len; i++)
-        hash = (hash ^ bytes[i]) * 16777619u;
-    return (hash ^ hash >> 16) & (BUCKETS - 1);
-}
-
-static mg_slice tls_name(const struct mg_origin *o)
-{
-    mg_slice sni = mg_tls_sni(o->tls);
-
-    return sni.len ? sni : o->host;
-}
-
-/* All that makes two connections differ must be the same. */
-static bool is_for(const struct mg_pool *p, const struct mg_address *a, const struct mg_origin *o)
-{
-    if (p->protocol != o->protocol || p->proxy_protocol != o->proxy_protocol || !mg_address_equal(&p->address, a))
-        return false;
-    if (!p->tls || !o->tls)
-        return p->tls == o->tls;
-    return mg_tls_same(p->tls, o->tls) && mg_text_equal(p->name, tls_name(o));
-}
-
-static struct mg_pool *pool_new(const struct mg_address *a, const struct mg_origin *o)
-{
-    mg_slice name = o->tls ? tls_name(o) : (mg_slice){ "", 0 };
-    struct mg_pool *p = calloc(1, sizeof(*p) + name.len);
-
-    if (!p)
-        return NULL;
-    p->address = *a;
-    p->protocol = o->protocol;
-    p->h2 = o->protocol != MG_PROTOCOL_HTTP1;
-    p->proxy_protocol = o->proxy_protocol;
-    if (o->tls) {
-        p->tls = mg_tls_hold(o->tls);
-        memcpy(p + 1, name.ptr, name.len);
-        p->name = (mg_slice){ (const char *)(p + 1), name.len };
-    }
-    return p;
-}
-
-/* With a reference for the caller; NULL without memory. */
-static struct mg_pool *pool_of(const struct mg_address *a, const struct mg_origin *o)
-{
-    unsigned bucket = bucket_of(a);
-    struct mg_pool *p = buckets[bucket];
-
-    while (p && !is_for(p, a, o))
-        p = p->next;
-    if (!p) {
-        p = pool_new(a, o);
-        if (!p)
-            return NULL;
-        p->bucket = bucket;
-        p->next = buckets[bucket];
-        buckets[bucket] = p;
-    }
-    p->refs++;
-    return p;
-}
-
-static void pool_drop(struct mg_pool *p)
-{
-    struct mg_pool **at = &buckets[p->bucket];
-
-    if (--p->refs)
-        return;
-    while (*at != p)
-        at = &(*at)->next;
-    *at = p->next;
-    mg_tls_forget(&p->memory);
-    mg_tls_drop(p->tls);
-    free(p);
-}
-
-static void put_idle(struct connection *c, struct mg_carrier *carrier)
-{
-    struct mg_pool *p = c->pool;
-
-    carrier->previous = NULL;
-    carrier->next = p->newest;
-    if (p->newest)
-        p->newest->previous = carrier;
-    else
-        p->oldest = carrier;
-    p->newest = carrier;
-    c->idle = true;
-    p->idle++;
-    idle++;
-}
-
-static void take_idle(struct connection *c, struct mg_carrier *carrier)
-{
-    struct mg_pool *p = c->pool;
-
-    if (carrier->previous)
-        carrier->previous->next = carrier->next;
-    else
-        p->newest = carrier->next;
-    if (carrier->next)
-        carrier->next->previous = carrier->previous;
-    else
-        p->oldest = carrier->previous;
-    carrier->next = carrier->previous = NULL;
-    c->idle = false;
-    p->idle--;
-    idle--;
-}
-
-static void close_idle(struct mg_carrier *carrier)
-{
-    take_idle(carrier->owner, carrier);
-    carrier->ops->close(carrier);
-}
-
-/* ---- Connections. ---- */
-
-/* The first in line looks again, at the next turn of the loop. */
-static void call_waiting(struct mg_pool *p)
-{
-    struct mg_dial_work *w = p->waiting;
-
-    if (!w || w->called)
-        return;
-    w->called = true;
-    mg_timeout_set(&w->timeout, mg_clock_queue(SOON));
-}
-
-static void connection_free(struct connection *c)
-{
-    struct mg_pool *p = c->pool;
-
-    p->connections--;
-    if (p->h2) {
-        p->connecting &= !c->work;
-        call_waiting(p);
-    }
-    pool_drop(p);
-    free(c);
-}
-
-static void serve_waiting(struct mg_pool *p);
-
-static void on_idle(struct mg_carrier *carrier)
-{
-    struct connection *c = carrier->owner;
-
-    if (c->pool->h2) {
-        if (!c->idle)
-            put_idle(c, carrier);
-        serve_waiting(c->pool);
-        return;
-    }
-    put_idle(c, carrier);
-    while (c->pool->idle > (stopped ? 0 : c->keepalive))
-        close_idle(c->pool->oldest);
-}
-
-static void on_closed(struct mg_carrier *carrier)
-{
-    struct connection *c = carrier->owner;
-
-    if (c->idle)
-        take_idle(c, carrier);
-    connection_free(c);
-}
-
-static const struct mg_carrier_events carrier_events = { .on_idle = on_idle, .on_closed = on_closed };
-
-/* The origin's bounds and timeouts are the connection's from now on. */
-static void serve_origin(struct connection *c, const struct mg_origin *o)
-{
-    c->limits = o->limits;
-    c->settings.limits = &c->limits;
-    c->settings.times = o->times;
-    c->settings.times.head = o->response;
-    c->keepalive = o->keepalive;
-}
-
-static bool has_room(struct mg_carrier *carrier)
-{
-    return carrier->ops->room && carrier->ops->room(carrier);
-}
-
-/* A stream of a connection that has room: one that has none, or is going, leaves the list. */
-static struct mg_stream *share(struct mg_pool *p, const struct mg_dial *d, const struct mg_origin *o)
-{
-    while (p->newest) {
-        struct mg_carrier *carrier = p->newest;
-        struct connection *c = carrier->owner;
-        struct mg_stream *s = carrier->ops->open(carrier, d->events, d->owner);
-
-        if (!s || !has_room(carrier))
-            take_idle(c, carrier);
-        if (s) {
-            serve_origin(c, o);
-            return s;
-        }
-    }
-    return NULL;
-}
-
-static struct mg_stream *borrow(struct mg_pool *p, const struct mg_dial *d, const struct mg_origin *o,
-                                enum mg_dial_how how)
-{
-    if (p->h2)
-        return share(p, d, o);
-    if (how == MG_DIAL_FRESH)
-        return NULL;
-    while (p->newest) {
-        struct mg_carrier *carrier = p->newest;
-        struct connection *c = carrier->owner;
-
-        take_idle(c, carrier);
-        if (how != MG_DIAL_CHECKED || !c->transport->ops->stirred(c->transport)) {
-            struct mg_stream *s = carrier->ops->open(carrier, d->events, d->owner);
-            if (s) {
-                serve_origin(c, o);
-                return s;
-            }
-        }
-        carrier->ops->close(carrier);
-    }
-    return NULL;
-}
+static unsigned live;
 
 /* ---- A dial at work. ---- */
 
@@ -327,6 +64,17 @@ static struct mg_dial_work *work_new(struct mg_dial *d, struct mg_origin *o)
     return w;
 }
 
+/* The first in line looks again, at the next turn of the loop. */
+static void call_waiting(struct mg_pool *p)
+{
+    struct mg_dial_work *w = p->waiting;
+
+    if (!w || w->called)
+        return;
+    w->called = true;
+    mg_timeout_set(&w->timeout, mg_clock_queue(SOON));
+}
+
 static void stop_waiting(struct mg_dial_work *w)
 {
     struct mg_pool *p = w->waits_in;
@@ -343,7 +91,7 @@ static void stop_waiting(struct mg_dial_work *w)
     if (w->called)
         call_waiting(p);
     w->called = false;
-    pool_drop(p);
+    mg_pool_drop(p);
 }
 
 static void work_free(struct mg_dial_work *w)
@@ -357,7 +105,7 @@ static void work_free(struct mg_dial_work *w)
     if (w->connection) {
         struct mg_transport *t = w->connection->transport;
         t->ops->close(t, true);
-        connection_free(w->connection);
+        mg_connection_free(w->connection);
     }
     w->next_free = free_works;
     free_works = w;
@@ -425,35 +173,15 @@ static void on_timeout(struct mg_timeout *t)
 
 static void on_connected(struct mg_transport *t, int error);
 static const struct mg_transport_events connecting_events = { .on_connected = on_connected };
-
-static struct connection *connection_open(const struct mg_address *a, const struct mg_origin *o)
-{
-    struct mg_pool *pool = pool_of(a, o);
-    struct connection *c = pool ? calloc(1, sizeof(*c)) : NULL;
-
-    errno = ENOMEM;
-    if (c) {
-        c->pool = pool;
-        c->transport = mg_transport_connect(a, &connecting_events, c);
-        if (c->transport) {
-            pool->connections++;
-            pool->connecting = pool->h2;
-            return c;
-        }
-    }
-    int error = errno;
-    free(c);
-    if (pool)
-        pool_drop(pool);
-    errno = error;
-    return NULL;
-}
+static void serve_waiting(struct mg_pool *p);
+static const struct mg_connection_events connection_events = { .on_room = serve_waiting, .on_gone = call_waiting };
 
 /* Begins to connect to the next address; false with w->text when none is left. */
 static bool connect_next(struct mg_dial_work *w)
 {
     while (w->at < w->count) {
-        struct connection *c = connection_open(&w->addresses[w->at++], w->origin);
+        struct mg_connection *c = mg_connection_open(&w->addresses[w->at++], w->origin, &connecting_events,
+                                                     &connection_events);
         if (c) {
             c->work = w;
             w->connection = c;
@@ -464,23 +192,31 @@ static bool connect_next(struct mg_dial_work *w)
     return false;
 }
 
-/* The transport is ready: a carrier on it, and its first stream. */
-static void carry(struct connection *c)
+static struct mg_carrier *carrier_on(struct mg_connection *c, bool bytes)
 {
+    const struct mg_carrier_events *events = &mg_connection_carrier_events;
     struct mg_transport *t = c->transport;
+
+    if (bytes)
+        return mg_tcp_dialled(t, &c->settings.times, events, c);
+    if (c->pool->h2)
+        return mg_h2_dialled(t, &c->settings, c->pool->tls ? mg_tls_session_of(t) : NULL, events, c);
+    return mg_h1_dialled(t, &c->settings, events, c);
+}
+
+/* The transport is ready: a carrier on it, and its first stream. */
+static void carry(struct mg_connection *c)
+{
     struct mg_dial_work *w = c->work;
     struct mg_dial *d = w->dial;
-    struct mg_tls_session *session = c->pool->tls ? mg_tls_session_of(t) : NULL;
 
     w->connection = NULL;
     c->work = NULL;
     c->pool->connecting = false;
-    serve_origin(c, w->origin);
-    struct mg_carrier *carrier = d->bytes      ? mg_tcp_dialled(t, &c->settings.times, &carrier_events, c)
-                                 : c->pool->h2 ? mg_h2_dialled(t, &c->settings, session, &carrier_events, c)
-                                               : mg_h1_dialled(t, &c->settings, &carrier_events, c);
+    mg_connection_serve(c, w->origin);
+    struct mg_carrier *carrier = carrier_on(c, d->bytes);
     if (!carrier) {
-        connection_free(c);
+        mg_connection_free(c);
         fail(w, MG_FAIL_CONNECT, text_of(ENOMEM));
         return;
     }
@@ -491,25 +227,24 @@ static void carry(struct connection *c)
         return;
     }
     work_free(w);
-    if (c->pool->h2 && has_room(carrier))
-        put_idle(c, carrier);
+    mg_connection_share(c, carrier);
     d->done(d, s, MG_FAIL_NONE, NULL);
     if (c->pool->h2)
         serve_waiting(c->pool);
 }
 
 /* The connection is no good; the dial goes on without it. */
-static void drop_connection(struct connection *c)
+static void drop_connection(struct mg_connection *c)
 {
     struct mg_transport *t = c->transport;
 
     c->work->connection = NULL;
     t->ops->close(t, true);
-    connection_free(c);
+    mg_connection_free(c);
 }
 
 /* The peer is told whom the connection is for, before anything else. A new connection takes so few bytes at once. */
-static bool announce(struct connection *c)
+static bool announce(struct mg_connection *c)
 {
     const struct mg_peer_info *client = c->work->dial->client;
     char header[MG_PROXY_HEADER_ROOM];
@@ -537,7 +272,7 @@ static bool settle_protocol(struct mg_pool *p, bool h2)
 
 static void on_shaken(struct mg_transport *t, int error)
 {
-    struct connection *c = t->owner;
+    struct mg_connection *c = t->owner;
     struct mg_dial_work *w = c->work;
 
     if (!error && settle_protocol(c->pool, mg_tls_protocol(t) == MG_TLS_HTTP2)) {
@@ -552,7 +287,7 @@ static const struct mg_transport_events shaking_events = { .on_connected = on_sh
 
 static void on_connected(struct mg_transport *t, int error)
 {
-    struct connection *c = t->owner;
+    struct mg_connection *c = t->owner;
     struct mg_dial_work *w = c->work;
     struct mg_pool *p = c->pool;
 
@@ -571,7 +306,7 @@ static void on_connected(struct mg_transport *t, int error)
     if (c->transport)
         return;
     w->connection = NULL;
-    connection_free(c);
+    mg_connection_free(c);
     fail(w, MG_FAIL_CONNECT, text_of(ENOMEM));
 }
 
@@ -582,13 +317,13 @@ static void on_connected(struct mg_transport *t, int error)
 static bool connect_or_wait(struct mg_dial_work *w)
 {
     bool shared = w->origin->protocol != MG_PROTOCOL_HTTP1;
-    struct mg_pool *p = shared ? pool_of(&w->addresses[w->at < w->count ? w->at : 0], w->origin) : NULL;
+    struct mg_pool *p = shared ? mg_pool_of(&w->addresses[w->at < w->count ? w->at : 0], w->origin) : NULL;
 
     if (!p)
         return connect_next(w);
     if (!p->h2 || (!p->connecting && p->connections < w->origin->connections)) {
         bool begun = connect_next(w);
-        pool_drop(p);
+        mg_pool_drop(p);
         return begun;
     }
     w->waits_in = p;
@@ -607,7 +342,7 @@ static void serve_waiting(struct mg_pool *p)
     while (p->waiting) {
         struct mg_dial_work *w = p->waiting;
         struct mg_dial *d = w->dial;
-        struct mg_stream *s = share(p, d, w->origin);
+        struct mg_stream *s = mg_pool_borrow(p, d, w->origin, MG_DIAL_FRESH);
 
         if (!s)
             break;
@@ -617,7 +352,7 @@ static void serve_waiting(struct mg_pool *p)
     }
     if (p->waiting && !p->connecting)
         call_waiting(p);
-    pool_drop(p);
+    mg_pool_drop(p);
 }
 
 /* First in line, and something has changed: a stream, a connection of its own, or a place at the end again. */
@@ -625,7 +360,7 @@ static void look_again(struct mg_dial_work *w)
 {
     struct mg_dial *d = w->dial;
     struct mg_pool *p = w->waits_in;
-    struct mg_stream *s = share(p, d, w->origin);
+    struct mg_stream *s = mg_pool_borrow(p, d, w->origin, MG_DIAL_FRESH);
 
     w->called = false;
     if (s) {
@@ -640,7 +375,7 @@ static void look_again(struct mg_dial_work *w)
     stop_waiting(w);
     if (!p->h2)
         call_waiting(p); /* nobody else will have a place to give */
-    pool_drop(p);
+    mg_pool_drop(p);
     if (!connect_next(w))
         fail(w, MG_FAIL_CONNECT, w->text);
 }
@@ -708,10 +443,10 @@ static struct mg_stream *dial_name(struct mg_dial *d, struct mg_origin *o, enum 
         return NULL;
     }
     if (w->count && !d->bytes) {
-        struct mg_pool *pool = pool_of(&w->addresses[0], o);
+        struct mg_pool *pool = mg_pool_of(&w->addresses[0], o);
         if (pool) {
-            s = borrow(pool, d, o, how);
-            pool_drop(pool);
+            s = mg_pool_borrow(pool, d, o, how);
+            mg_pool_drop(pool);
         }
         if (s) {
             work_free(w);
@@ -733,9 +468,9 @@ struct mg_stream *mg_dial_begin(struct mg_dial *d, struct mg_origin *o, enum mg_
     if (!o->address.len)
         return dial_name(d, o, how);
     if (!o->pool)
-        o->pool = pool_of(&o->address, o);
+        o->pool = mg_pool_of(&o->address, o);
     if (o->pool && !d->bytes) {
-        struct mg_stream *s = borrow(o->pool, d, o, how);
+        struct mg_stream *s = mg_pool_borrow(o->pool, d, o, how);
         if (s)
             return s;
     }
@@ -780,31 +515,18 @@ void mg_origin_open(struct mg_origin *o, mg_slice host, uint16_t port)
 void mg_origin_close(struct mg_origin *o)
 {
     if (o->pool)
-        pool_drop(o->pool);
+        mg_pool_drop(o->pool);
     o->pool = NULL;
 }
 
 void mg_dial_stop(void)
 {
-    stopped = true;
-    for (unsigned i = 0; i < BUCKETS; i++)
-        for (struct mg_pool *p = buckets[i], *next; p; p = next) {
-            p->refs++; /* closing its connections may be what ends it */
-            while (p->oldest)
-                close_idle(p->oldest);
-            next = p->next;
-            pool_drop(p);
-        }
+    mg_pool_stop();
     while (free_works) {
         struct mg_dial_work *w = free_works;
         free_works = w->next_free;
         free(w);
     }
-}
-
-unsigned mg_dial_idle(void)
-{
-    return idle;
 }
 
 unsigned mg_dial_live(void)

@@ -21,6 +21,7 @@
 #include "h1.h"
 #include "log.h"
 #include "outside.h"
+#include "pool.h"
 #include "resolve.h"
 #include "text.h"
 #include "transport.h"
@@ -359,7 +360,7 @@ static void its_connection_is_used_again(void)
     mg_fetch *f = fetch("GET", "/");
     int code;
 
-    assert(mg_dial_idle() == 1);
+    assert(mg_pool_idle() == 1);
     assert(await(mg_fetch_send(f, "", 0, 5)) == MG_OK && was_served(f, "2"));
     assert(read_all(f, &code) == 6);
     mg_fetch_close(f);
@@ -367,7 +368,7 @@ static void its_connection_is_used_again(void)
     assert(await(mg_fetch_send(f, "", 0, 5)) == MG_OK && was_served(f, "3"));
     assert(read_all(f, &code) == 6);
     mg_fetch_close(f);
-    assert(mg_dial_idle() == 1);
+    assert(mg_pool_idle() == 1);
 }
 
 static void a_stale_connection_is_not_noticed(void)
@@ -477,7 +478,7 @@ static void nothing_is_left_open(void)
     mg_dial_stop();
     mg_task_end(&task);
     turn(0.01);
-    assert(mg_outside_live() == 0 && mg_fetch_live() == 0 && mg_dial_idle() == 0 && mg_dial_live() == 0);
+    assert(mg_outside_live() == 0 && mg_fetch_live() == 0 && mg_pool_idle() == 0 && mg_dial_live() == 0);
     assert(mg_transport_live() == 0 && mg_block_live() == 0 && mg_arena_live() == 0 && generation.tickets.used == 0);
 }
 
