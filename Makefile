@@ -18,7 +18,7 @@ SRC := base/text base/clock base/log base/arena base/block base/random \
        http/h2_head http/h2_stream http/h2_send http/h2_write http/h2_read http/h2 \
        proxy/shared proxy/dict proxy/tcp proxy/pool proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
-       script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget script/vm \
+       script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget script/load script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/sockets server/watch server/channel \
        server/generations server/report server/worker server/control server/declared server/children server/reload \
        server/master server/main
@@ -79,9 +79,9 @@ $(BUILD)/seam_text.c: include/slice.h include/seam.h
 $(BUILD)/seam_text.o: $(BUILD)/seam_text.c
 	$(CC) -std=gnu11 -fPIE -c -o $@ $<
 
-# Where ready-made policies are once installed: known to vm.c alone, which is compiled anew when PREFIX changes.
-$(BUILD)/core/script/vm.o: CPPFLAGS += -DMG_SCRIPTS_DIR='"$(PREFIX)/share/moongate/scripts"'
-$(BUILD)/core/script/vm.o: $(BUILD)/prefix
+# Where ready-made policies are once installed: known to load.c alone, which is compiled anew when PREFIX changes.
+$(BUILD)/core/script/load.o: CPPFLAGS += -DMG_SCRIPTS_DIR='"$(PREFIX)/share/moongate/scripts"'
+$(BUILD)/core/script/load.o: $(BUILD)/prefix
 $(BUILD)/prefix: FORCE
 	@mkdir -p $(@D)
 	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' > $@

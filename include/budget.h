@@ -1,6 +1,6 @@
 /* budget.h - what a run of a Lua VM may take of the CPU.
  *
- * budget.c and vm.c are the only files that know Lua's C API. A run that
+ * budget.c, load.c and vm.c are the only files that know Lua's C API. A run that
  * overdoes it is asked to stop by an error; if it does not (compiled loops and
  * C functions look at no hook) it is left for good in the middle of what it
  * does, and its VM can't be entered again.
@@ -12,8 +12,8 @@
 
 struct lua_State;
 
-/* What mg_budget_call says beyond lua_pcall's own values. */
-enum { MG_BUDGET_LEFT = 100 };
+/* What is said beyond the values of Lua's own. */
+enum { MG_BUDGET_LEFT = 100, MG_BUDGET_PAUSED };
 
 /* The tick of the process's CPU clock begins; a run may take this many seconds. 0: no bound. Called again when that
  * changes. */
@@ -25,8 +25,15 @@ void mg_budget_learn(void);
 int mg_budget_call(struct lua_State *L, int arguments, int results);
 /* The same of lua_resume. */
 int mg_budget_resume(struct lua_State *co, int arguments);
-/* As lua_pcall with a handler, for a script's top level: it may take *seconds, which it may change itself. Nothing of
- * it is compiled, so that whatever loops can be told by its line. */
-int mg_budget_load(struct lua_State *L, int arguments, int results, int handler, const double *seconds);
+
+/* A script's top level, which is run in slices: what it may take in all, and has taken. */
+struct mg_budget_load {
+    const double *seconds; /* which the script may change itself */
+    int spent;             /* ticks */
+};
+/* As lua_resume, but after a quarter of a millisecond co is paused: MG_BUDGET_PAUSED, to be gone on with by the same
+ * call without arguments. A call that Lua makes through C can't be paused. Nothing of it is compiled, so that whatever
+ * loops can be told by its line. */
+int mg_budget_slice(struct lua_State *co, int arguments, struct mg_budget_load *l);
 /* Milliseconds of CPU that a run may take. */
 unsigned mg_budget_allowed(void);

@@ -64,6 +64,11 @@ struct mg_slots {
     uint32_t free_count, room, next;
 };
 
+/* The script has run and is good (MG_OK), or why not, as text for the user; once, from the loop. */
+typedef void mg_on_loaded(struct mg_generation *g, enum mg_status status, mg_slice problem);
+/* The init hooks are done (MG_OK) or one threw; called once, from the loop or from mg_vm_init. */
+typedef void mg_on_ready(struct mg_generation *g, enum mg_status status);
+
 struct mg_generation {
     unsigned magic, number;
     enum mg_generation_state state;
@@ -89,12 +94,14 @@ struct mg_generation {
     unsigned declared; /* chunks of its arena, for the question what is left open */
     int ready_code;    /* what mg_generation_ready said */
     bool ready_known;
-    /* init hooks are done (MG_OK) or one threw; called once, from the loop or from mg_vm_init. */
-    void (*on_ready)(struct mg_generation *g, enum mg_status status);
+    mg_on_loaded *on_loaded;
+    mg_on_ready *on_ready;
     /* Its VM was lost to a run that would not stop: a new generation must take its place. From outside Lua. */
     void (*on_lost)(struct mg_generation *g);
-    char *fault;                /* of malloc: the traceback of the init hook that threw */
-    char *outline;              /* of malloc: what it declared, to be compared with a later one; NULL: not made */
+    char *fault; /* of malloc: the traceback of the init hook that threw */
+    /* Of malloc; NULL if nobody asked: what it declared, to be compared with a later one; what has changed since the
+     * one before, in two texts with a zero byte between them; the files it was made of, one a line. */
+    char *outline, *changes, *files;
     double retired;             /* mg_clock_now() when another one took its place */
     struct mg_generation *next; /* the worker's list of retired ones */
 };

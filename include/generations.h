@@ -11,9 +11,9 @@ void mg_generations_start(struct ev_loop *loop, const struct mg_worker_options *
 /* Drops the one in force, and those that are retired. */
 void mg_generations_end(void);
 
-/* Runs the script in a fresh VM; its init hooks have not run yet. NULL with the text for the user. */
-struct mg_generation *mg_generations_load(unsigned number,
-                                          void (*on_ready)(struct mg_generation *g, enum mg_status status),
+/* Begins to run the script in a fresh VM, a slice a turn of the loop: g->on_loaded follows, and on_ready once its init
+ * hooks were begun (vm.h). NULL with the text for the user. */
+struct mg_generation *mg_generations_load(unsigned number, mg_on_loaded *on_loaded, mg_on_ready *on_ready,
                                           mg_slice *problem);
 /* Why its init hooks failed. */
 const char *mg_generations_fault(const struct mg_generation *g);

@@ -1,11 +1,15 @@
-/* vm.h - one Lua VM, seen from the core as a policy. vm.c alone includes lua.h. */
+/* vm.h - one Lua VM, seen from the core as a policy. */
 #pragma once
 
-#include "generation.h"
+#include "load.h"
 
-/* Makes g's VM, runs the user's script in it and finishes declaring. MG_OK, or
- * MG_MALFORMED with the whole text for the user in *problem (valid until the next call). */
-enum mg_status MG_MUST_CHECK mg_vm_load(struct mg_generation *g, const char *script, mg_slice *problem);
+/* Makes g's VM with the runtime in it. MG_OK, or the whole text for the user in *problem (valid until the next call).
+ * `script` must live as long as g is being loaded. */
+enum mg_status MG_MUST_CHECK mg_vm_open(struct mg_generation *g, const char *script, const struct mg_load_wants *wants,
+                                        mg_slice *problem);
+/* Goes on with running the user's script and finishing what it declares, for a slice of time (budget.h). MG_BUSY:
+ * there is more to do. MG_OK, or the text in *problem: g can be closed only. */
+enum mg_status MG_MUST_CHECK mg_vm_load(struct mg_generation *g, mg_slice *problem);
 /* Runs the init hooks, which may wait; g->on_ready says how it went. */
 void mg_vm_init(struct mg_generation *g);
 /* g is in force: its timers begin. */
@@ -15,9 +19,8 @@ void mg_vm_retire(struct mg_generation *g);
 /* Runs the exit hooks and frees the VM, whoever is still in it: hooks that wait fail, and any that would follow. What
  * needs no Lua goes on. */
 void mg_vm_cut(struct mg_generation *g);
-/* Calls the function that a module of the runtime is, with two texts: what it returns, of malloc; NULL if it failed. */
-char *mg_vm_ask(struct mg_generation *g, const char *module, const char *first, const char *second, size_t *len);
-/* Runs the exit hooks and closes the VM. All its tasks must have ended but its own. */
+/* Runs the exit hooks, unless g was not loaded to its end, and closes the VM. All its tasks must have ended but its
+ * own. */
 void mg_vm_close(struct mg_generation *g);
 /* What `moongate check` prints about g. */
 void mg_vm_check(struct mg_generation *g);

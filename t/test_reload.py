@@ -365,6 +365,44 @@ def test_a_hook_that_waits_past_drain_timeout_is_ended_with_500(moongate, origin
     wait_until(lambda: generations(gate) == [2])
 
 
+def test_requests_are_answered_while_a_long_script_is_loaded(moongate, tmp_path):
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    gate = moongate(says("old"))
+    edit(gate, f"""
+        io.open("{begun}", "w"):close()
+        local n = 0
+        for i = 1, 3e7 do n = n + i % 7 end
+        io.open("{ended}", "w"):close()
+        {says("new")}""")
+    reloading = threading.Thread(target=gate.command, args=["reload"])
+    reloading.start()
+    wait_until(begun.exists)
+
+    answers = [(gate.get("/").body, ended.exists()) for _ in range(20)]
+
+    reloading.join()
+    assert answers == [(b"old", False)] * 20
+    assert gate.get("/").body == b"new"
+
+
+def test_a_script_is_loaded_whole_whatever_runs_in_it(moongate, tmp_path):
+    """Being interrupted must not be seen: not in a coroutine, nor where Lua was called by C."""
+    (tmp_path / "long.lua").write_text("local n = 0 for i = 1, 1e6 do n = n + 1 end return n")
+    gate = moongate(says("old"))
+
+    reload(gate, f"""
+        package.path = "{tmp_path}/?.lua;" .. package.path
+        local function long() local n = 0 for i = 1, 1e6 do n = n + 1 end return n end
+        local sum = long() + require "long"
+        sum = sum + coroutine.wrap(function() coroutine.yield(long()) end)()
+        string.gsub("x", "x", function() sum = sum + long() end)
+        table.sort({{ 2, 1 }}, function(a, b) sum = sum + long() return a < b end)
+        sum = sum + select(2, pcall(long)) + setmetatable({{}}, {{ __index = long }}).x
+        gate.route {{ "/*", handler = function() return 200, tostring(sum > 6.9e6) end }}""")
+
+    assert gate.get("/").body == b"true"
+
+
 def test_shared_dictionaries_and_peers_counts_outlive_a_reload(moongate, origin):
     server = origin.answers()
     script = f"""local seen = gate.shared("seen", "64K")

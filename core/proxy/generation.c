@@ -86,6 +86,8 @@ void mg_generation_free(struct mg_generation *g)
     free(g->listens);
     free(g->fault);
     free(g->outline);
+    free(g->changes);
+    free(g->files);
     mg_arena_free(g->arena);
     free(g);
 }
@@ -376,7 +378,6 @@ int mg_declare_done(mg_generation *g)
         return refuse("out of memory for %u routes", g->route_count);
     if (mg_arena_failed(g->arena))
         return refuse("out of memory");
-    g->state = MG_GENERATION_READY;
     return MG_OK;
 }
 

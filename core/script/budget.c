@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/time.h>
+#include <time.h>
 #include <ucontext.h>
 
 #include <lauxlib.h>
@@ -23,6 +24,8 @@
 #include <luajit.h>
 
 enum { TICK_US = 10000, GRACE = 3, CODES_MOST = 128 };
+enum { LOOK_EVERY = 1000 };         /* instructions of Lua, while a script is loaded: some 10 us */
+static const double SLICE = 250e-6; /* of a load: what a request may have to wait for it, and some */
 
 /* Where executable code was loaded, and whether it is LuaJIT's. What runs in none of these is a trace. */
 struct code {
@@ -33,8 +36,10 @@ struct code {
 static struct code codes[CODES_MOST];
 static volatile sig_atomic_t code_count;
 static volatile sig_atomic_t ticks, began = -1;
-static int allowed;           /* ticks a run; 0: no bound */
-static const double *loading; /* seconds that the top level which runs now may take */
+static int allowed;                          /* ticks a run; 0: no bound */
+static const struct mg_budget_load *loading; /* whose slice runs now */
+static double slice_ends;                    /* as seconds_now() */
+static bool paused, ticking;
 static lua_State *running;
 static void *way_out[5]; /* the compiler's own jump: it keeps what a function must, and no signal mask */
 
@@ -92,7 +97,7 @@ static void stop_loading(lua_State *L, lua_Debug *ar)
     lua_pushfstring(L,
                     "%sthe script's top level took longer than load_budget allows (%f seconds of CPU); it should only "
                     "declare",
-                    lua_tostring(L, -1), *loading);
+                    lua_tostring(L, -1), *loading->seconds);
     lua_error(L);
 }
 
@@ -106,10 +111,10 @@ static void on_tick(int signal, siginfo_t *info, void *context)
     (void)signal;
     (void)info;
     ticks++;
-    int most = loading ? ticks_of(*loading) : allowed;
+    int most = loading ? ticks_of(*loading->seconds) : allowed;
     if (began < 0 || !most)
         return;
-    int over = ticks - began - most;
+    int over = ticks - began - most + (loading ? loading->spent : 0);
     if (over > GRACE && may_leave(context))
         __builtin_longjmp(way_out, 1);
     if (over > 0)
@@ -123,7 +128,8 @@ static bool tick(bool on)
 
     if (on)
         every = (struct itimerval){ { 0, TICK_US }, { 0, TICK_US } };
-    return sigaction(SIGPROF, &action, NULL) == 0 && setitimer(ITIMER_PROF, &every, NULL) == 0;
+    ticking = sigaction(SIGPROF, &action, NULL) == 0 && setitimer(ITIMER_PROF, &every, NULL) == 0 && on;
+    return ticking || !on;
 }
 
 bool mg_budget_start(double seconds)
@@ -150,30 +156,53 @@ int mg_budget_call(lua_State *L, int arguments, int results)
     return failed;
 }
 
-static void end_load(void)
+static double seconds_now(void)
 {
-    began = -1;
-    loading = NULL;
-    if (!allowed)
-        (void)tick(false);
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-int mg_budget_load(lua_State *L, int arguments, int results, int handler, const double *seconds)
+/* Not inside a coroutine of the user's, nor below a C function: it could not be gone on with there. */
+static void pause_load(lua_State *L, lua_Debug *ar)
+{
+    (void)ar;
+    if (L != running || seconds_now() < slice_ends || !lua_isyieldable(L))
+        return;
+    paused = true;
+    lua_yield(L, 0);
+}
+
+static void end_slice(struct mg_budget_load *l)
+{
+    l->spent += ticks - began;
+    began = -1;
+    loading = NULL;
+}
+
+int mg_budget_slice(lua_State *co, int arguments, struct mg_budget_load *l)
 {
     mg_budget_learn();
-    running = L;
-    loading = seconds;
-    luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
-    (void)tick(true); /* without a clock there is no bound */
+    running = co;
+    loading = l;
+    paused = false;
+    slice_ends = seconds_now() + SLICE;
+    luaJIT_setmode(co, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
+    if (!ticking)
+        (void)tick(true); /* without a clock there is no bound */
     if (__builtin_setjmp(way_out)) {
-        end_load();
+        end_slice(l);
         return MG_BUDGET_LEFT;
     }
     began = ticks;
-    int failed = lua_pcall(L, arguments, results, handler);
-    end_load();
-    luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_ON);
-    return failed;
+    lua_sethook(co, pause_load, LUA_MASKCOUNT, LOOK_EVERY);
+    int status = lua_resume(co, arguments);
+    lua_sethook(co, NULL, 0, 0);
+    end_slice(l);
+    if (status != LUA_YIELD || !paused)
+        luaJIT_setmode(co, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_ON);
+    return status == LUA_YIELD && paused ? MG_BUDGET_PAUSED : status;
 }
 
 int mg_budget_resume(lua_State *co, int arguments)

@@ -1,36 +1,27 @@
-/* vm.c - owns a Lua VM: loads the user's script in it, enters it, bounds it.
+/* vm.c - owns a Lua VM: opens it, enters it, bounds it.
  *
- * The only file that includes lua.h. Lua is entered in two ways, and seam.h
- * says how: a phase by its own work, in the coroutine that lies ready for it,
- * as that happens several times a request; everything else by one function of
- * the runtime, step(event, a, b, c). It and the table of works lie at the
- * bottom of the stack. While Lua runs the engine does not: what
- * the seam was asked for, and wakes that came meanwhile, follow when it has
- * returned. */
+ * Lua is entered in two ways, and seam.h says how: a phase by its own work,
+ * in the coroutine that lies ready for it, as that happens several times a
+ * request; everything else by one function of the runtime, step(event, a, b,
+ * c). It and the table of works lie at the bottom of the stack. While Lua runs
+ * the engine does not: what the seam was asked for, and wakes that came
+ * meanwhile, follow when it has returned. */
 #include "vm.h"
 
 #include <assert.h>
-#include <libgen.h>
 #include <linux/limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include <lauxlib.h>
 #include <lua.h>
-#include <lualib.h>
 
 #include "budget.h"
 #include "engine.h"
 #include "heap.h"
+#include "load.h"
 #include "log.h"
 #include "script.h"
-
-#ifndef MG_SCRIPTS_DIR
-#error "MG_SCRIPTS_DIR must name the directory of the installed scripts"
-#endif
-
-extern const char mg_seam_text[];
 
 struct wake {
     int ticket, code;
@@ -42,6 +33,7 @@ struct vm {
     lua_State *L;     /* STEP and WORKS lie on its stack */
     lua_State *ready; /* works[0]: where the next phase runs */
     struct mg_heap heap;
+    struct mg_load load;
     size_t crowded;         /* what the heap may use before a collection is due at once */
     uint8_t *prepared;      /* by route + 1: which of its works there are */
     bool inside;            /* Lua is on the stack */
@@ -54,7 +46,6 @@ struct vm {
 
 enum { STEP = 1, WORKS = 2 }; /* where they lie on the stack */
 enum { WORKS_OF_READY = 1 };  /* and the works on that of the ready coroutine, below the one that runs */
-enum { GC_PAUSE = 400 };      /* percent of what is in use at which the next collection begins; LuaJIT's own is 200 */
 
 static struct vm *vm_of(const struct mg_generation *g)
 {
@@ -380,87 +371,6 @@ static const struct mg_policy vm_policy = { vm_enter, vm_connect, vm_wake, vm_go
 
 /* ---- Loading. ---- */
 
-/* The message alone for what the library says of a declaration; with a traceback for everything else. */
-static int explain(lua_State *L)
-{
-    lua_Debug ar;
-
-    if (!lua_isstring(L, 1))
-        return 1;
-    if (lua_getstack(L, 1, &ar) && lua_getinfo(L, "S", &ar) && strncmp(ar.source, "@moongate/", 10) == 0)
-        return 1;
-    if (lua_getstack(L, 2, &ar) && lua_getinfo(L, "S", &ar) && strncmp(ar.source, "@moongate/", 10) == 0)
-        return 1;
-    luaL_traceback(L, L, lua_tostring(L, 1), 1);
-    return 1;
-}
-
-/* Where `require` looks: beside the script, in the build tree's scripts/, where make install puts them. */
-static void set_module_path(lua_State *L, const char *script)
-{
-    char exe[PATH_MAX] = "", copy[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
-
-    if (n > 0)
-        exe[n] = '\0';
-    snprintf(copy, sizeof(copy), "%s", script);
-    const char *own = dirname(copy);
-    const char *built = dirname(exe);
-    lua_getglobal(L, "package");
-    lua_getfield(L, -1, "path");
-    lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;%s/../scripts/?.lua;%s/../../scripts/?.lua;" MG_SCRIPTS_DIR "/?.lua;%s",
-                    own, own, built, built, lua_tostring(L, -1));
-    lua_setfield(L, -3, "path");
-    lua_pop(L, 2);
-}
-
-/* Calls require(name), leaving what it returns on the stack. 0, or the text of the error is there. */
-static int require(lua_State *L, const char *name)
-{
-    lua_getglobal(L, "require");
-    lua_pushstring(L, name);
-    return lua_pcall(L, 1, 1, 0);
-}
-
-/* Runs the function that lies below its arguments, with `explain` as its handler. */
-static int run_explained(struct vm *vm, int arguments, int results)
-{
-    lua_State *L = vm->L;
-    int handler = lua_gettop(L) - arguments;
-
-    lua_pushcfunction(L, explain);
-    lua_insert(L, handler);
-    int failed = mg_budget_load(L, arguments, results, handler, &vm->generation->settings.load_budget);
-    if (failed == MG_BUDGET_LEFT) {
-        vm->L = NULL;
-        return failed;
-    }
-    lua_remove(L, handler);
-    return failed;
-}
-
-static int load(struct vm *vm, const char *script)
-{
-    lua_State *L = vm->L;
-
-    luaL_openlibs(L);
-    lua_gc(L, LUA_GCSETPAUSE, GC_PAUSE);
-    lua_pushstring(L, mg_seam_text);
-    lua_setglobal(L, "MG_SEAM");
-    lua_pushlightuserdata(L, vm->generation);
-    lua_setglobal(L, "MG_GENERATION");
-    set_module_path(L, script);
-    lua_settop(L, 0);
-    if (require(L, "moongate.step") || require(L, "moongate.works"))
-        return -1;
-    assert(lua_gettop(L) == WORKS);
-    learn_ready(vm);
-    if (luaL_loadfile(L, script) || run_explained(vm, 0, 0) || require(L, "moongate.finish"))
-        return -1;
-    lua_pushstring(L, script);
-    return run_explained(vm, 1, 0) ? -1 : 0;
-}
-
 static void close_vm(struct vm *vm)
 {
     if (vm->L)
@@ -492,38 +402,63 @@ static const char *endless(const char *script)
     return text;
 }
 
-enum mg_status mg_vm_load(struct mg_generation *g, const char *script, mg_slice *problem)
+static void set_limit(struct vm *vm)
+{
+    vm->heap.most = (size_t)vm->generation->settings.memory_limit;
+    vm->crowded = vm->heap.most / 10 * 9;
+}
+
+enum mg_status mg_vm_open(struct mg_generation *g, const char *script, const struct mg_load_wants *wants,
+                          mg_slice *problem)
 {
     struct vm *vm = calloc(1, sizeof(*vm));
 
-    if (!vm) {
-        *problem = keep_problem("out of memory");
-        return MG_MALFORMED;
-    }
+    *problem = MG_LIT("out of memory");
+    if (!vm)
+        return MG_NO_MEMORY;
     vm->policy = vm_policy;
     vm->generation = g;
-    vm->heap.most = (size_t)g->settings.memory_limit;
-    vm->crowded = vm->heap.most / 10 * 9;
+    set_limit(vm);
     vm->L = lua_newstate(mg_heap_change, &vm->heap);
-    bool made = vm->L != NULL;
-    if (!made || load(vm, script)) {
-        const char *text = vm->L ? lua_tostring(vm->L, -1) : made ? endless(script) : NULL;
-        *problem = keep_problem(text ? text : "out of memory");
-        close_vm(vm);
-        return MG_MALFORMED;
+    if (vm->L && !mg_load_begin(&vm->load, vm->L, g, script, wants)) {
+        assert(lua_gettop(vm->L) == WORKS);
+        learn_ready(vm);
+        g->policy = &vm->policy;
+        return MG_OK;
     }
-    lua_settop(vm->L, WORKS);
-    vm->prepared = calloc(g->route_count + 1, 1);
+    if (vm->L)
+        *problem = keep_problem(lua_tostring(vm->L, -1));
+    close_vm(vm);
+    return MG_MALFORMED;
+}
+
+static enum mg_status loaded(struct vm *vm, mg_slice *problem)
+{
+    vm->prepared = calloc(vm->generation->route_count + 1, 1);
     if (!vm->prepared) {
         *problem = keep_problem("out of memory");
-        close_vm(vm);
-        return MG_MALFORMED;
+        return MG_NO_MEMORY;
     }
     mg_budget_learn();
-    vm->heap.most = (size_t)g->settings.memory_limit;
-    vm->crowded = vm->heap.most / 10 * 9;
-    g->policy = &vm->policy;
+    set_limit(vm);
+    vm->generation->state = MG_GENERATION_READY;
     return MG_OK;
+}
+
+enum mg_status mg_vm_load(struct mg_generation *g, mg_slice *problem)
+{
+    struct vm *vm = vm_of(g);
+    enum mg_status status = mg_load_go_on(&vm->load);
+
+    if (status == MG_BUSY)
+        return status;
+    if (status == MG_OK)
+        return loaded(vm, problem);
+    const char *text = status == MG_GONE ? endless(vm->load.script) : lua_tostring(vm->L, -1);
+    *problem = keep_problem(text ? text : "out of memory");
+    if (status == MG_GONE)
+        vm->L = NULL;
+    return MG_MALFORMED;
 }
 
 void mg_vm_init(struct mg_generation *g)
@@ -564,37 +499,13 @@ void mg_vm_cut(struct mg_generation *g)
     settle(vm);
 }
 
-char *mg_vm_ask(struct mg_generation *g, const char *module, const char *first, const char *second, size_t *len)
-{
-    struct vm *vm = vm_of(g);
-    lua_State *L = vm->L;
-    char *answer = NULL;
-
-    if (vm->lost)
-        return NULL;
-    bool asked = require(L, module) == 0;
-    lua_pushstring(L, first);
-    lua_pushstring(L, second);
-    int failed = asked ? run_explained(vm, 2, 1) : -1;
-    if (failed == MG_BUDGET_LEFT) {
-        lose(vm, "a question of the core's took longer than load_budget");
-        return NULL;
-    }
-    const char *text = lua_tolstring(L, -1, len);
-    if (failed)
-        mg_log(MG_LOG_ERROR, "%s: %s", module, text ? text : "?");
-    else if (text && (answer = malloc(*len + 1)))
-        memcpy(answer, text, *len + 1);
-    lua_settop(L, WORKS);
-    return answer;
-}
-
 void mg_vm_close(struct mg_generation *g)
 {
     struct vm *vm = vm_of(g);
 
     g->ready_known = true; /* init hooks that still wait are cancelled: nobody is told */
-    enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
+    if (g->state != MG_GENERATION_LOADING)
+        enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
     mg_seam_end(g);
     g->policy = NULL;
     close_vm(vm);
@@ -605,7 +516,9 @@ void mg_vm_check(struct mg_generation *g)
     struct vm *vm = vm_of(g);
     lua_State *L = vm->L;
 
-    if (require(L, "moongate.check") || run_explained(vm, 0, 0))
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "moongate.check");
+    if (mg_budget_call(L, 1, 1) || mg_budget_call(L, 0, 0))
         fprintf(stderr, "moongate: check: %s\n", lua_tostring(L, -1));
     lua_settop(L, WORKS);
 }

@@ -15,9 +15,84 @@ static const double REBUILD_AGAIN = 1.0; /* seconds until a script that fails to
 static struct ev_loop *loop;
 static const struct mg_worker_options *options;
 static ev_timer rebuild_timer, overdue;
-static struct mg_generation *retired_list;
+static ev_timer slice; /* the next one of what is loading */
+static struct mg_generation *retired_list, *loading_list;
 static struct mg_generation *rebuilt; /* loading, in the place of one whose VM was lost */
 static unsigned declared;             /* chunks of arenas that hold what scripts declared */
+
+/* ---- Loading. ---- */
+
+static void leave_loading(struct mg_generation *g)
+{
+    struct mg_generation **at = &loading_list;
+
+    while (*at && *at != g)
+        at = &(*at)->next;
+    if (*at)
+        *at = g->next;
+}
+
+static void load_slice(struct mg_generation *g)
+{
+    mg_slice problem = { "", 0 };
+    unsigned before = mg_arena_live();
+    enum mg_status status = mg_vm_load(g, &problem);
+
+    g->declared += mg_arena_live() - before;
+    declared += mg_arena_live() - before;
+    if (status == MG_BUSY)
+        return;
+    leave_loading(g);
+    g->on_loaded(g, status, problem);
+}
+
+/* One slice a turn of the loop, so that the worker serves in between. */
+static void on_slice(struct ev_loop *l, ev_timer *t, int events)
+{
+    (void)l;
+    (void)events;
+    if (loading_list)
+        load_slice(loading_list);
+    if (loading_list)
+        ev_timer_start(loop, t);
+}
+
+/* Worker 0 is asked first in a reload: it says what has changed. */
+static struct mg_load_wants wanted(void)
+{
+    bool first = options->number == 0;
+
+    return (struct mg_load_wants){
+        .before = first && mg_generation_now ? mg_generation_now->outline : NULL,
+        .outline = first,
+        .files = first && options->watch,
+    };
+}
+
+struct mg_generation *mg_generations_load(unsigned number, mg_on_loaded *on_loaded, mg_on_ready *on_ready,
+                                          mg_slice *problem)
+{
+    struct mg_generation *g = mg_generation_new(number);
+    struct mg_load_wants wants = wanted();
+
+    if (!g) {
+        *problem = mg_slice_of("out of memory");
+        return NULL;
+    }
+    g->on_loaded = on_loaded;
+    g->on_ready = on_ready;
+    if (mg_vm_open(g, options->script, &wants, problem) != MG_OK) {
+        mg_generation_free(g);
+        return NULL;
+    }
+    leave_loading(g);
+    g->next = loading_list;
+    loading_list = g;
+    ev_timer_start(loop, &slice);
+    return g;
+}
+
+/* ---- Retired. ---- */
 
 static void drop_generation(struct mg_generation *g)
 {
@@ -88,6 +163,7 @@ static void on_overdue(struct ev_loop *l, ev_timer *t, int events)
 /* It goes when its exchanges have ended, and never at once: it may be on the stack. */
 static void put_away(struct mg_generation *g)
 {
+    leave_loading(g);
     g->state = MG_GENERATION_RETIRED;
     g->on_lost = NULL;
     g->retired = mg_clock_now();
@@ -102,36 +178,7 @@ static void retire(struct mg_generation *g)
     mg_vm_retire(g);
 }
 
-/* Worker 0 is asked first in a reload: it says what has changed. */
-static void outline(struct mg_generation *g)
-{
-    size_t len;
-
-    if (options->number == 0)
-        g->outline = mg_vm_ask(g, "moongate.outline", "", "", &len);
-}
-
-/* Runs the script in a fresh VM. NULL with the text for the user. */
-struct mg_generation *mg_generations_load(unsigned number, void (*on_ready)(struct mg_generation *, enum mg_status),
-                                          mg_slice *problem)
-{
-    struct mg_generation *g = mg_generation_new(number);
-
-    if (!g) {
-        *problem = mg_slice_of("out of memory");
-        return NULL;
-    }
-    unsigned before = mg_arena_live() - 1; /* its first chunk is there already */
-    g->on_ready = on_ready;
-    if (mg_vm_load(g, options->script, problem) == MG_OK) {
-        g->declared = mg_arena_live() - before;
-        declared += g->declared;
-        outline(g);
-        return g;
-    }
-    mg_generation_free(g);
-    return NULL;
-}
+/* ---- In force, and in place of one. ---- */
 
 static void on_lost(struct mg_generation *g);
 
@@ -163,19 +210,30 @@ static void on_rebuilt(struct mg_generation *g, enum mg_status status)
     ev_timer_again(loop, &rebuild_timer);
 }
 
-static void rebuild(void)
+static void on_reloaded(struct mg_generation *g, enum mg_status status, mg_slice why)
 {
-    mg_slice problem;
-    struct mg_generation *g = mg_generations_load(mg_generation_now->number, on_rebuilt, &problem);
-
-    if (g) {
-        ev_timer_stop(loop, &rebuild_timer);
-        rebuilt = g;
+    if (status == MG_OK) {
         mg_vm_init(g);
         return;
     }
-    mg_log(MG_LOG_ERROR, "the VM could not be built anew: %.*s", (int)problem.len, problem.ptr);
+    mg_log(MG_LOG_ERROR, "the VM could not be built anew: %.*s", (int)why.len, why.ptr);
+    mg_generations_forget(&rebuilt);
     ev_timer_again(loop, &rebuild_timer);
+}
+
+/* At once, since no hook can run meanwhile. */
+static void rebuild(void)
+{
+    mg_slice problem;
+
+    ev_timer_stop(loop, &rebuild_timer);
+    rebuilt = mg_generations_load(mg_generation_now->number, on_reloaded, on_rebuilt, &problem);
+    if (!rebuilt) {
+        mg_log(MG_LOG_ERROR, "the VM could not be built anew: %.*s", (int)problem.len, problem.ptr);
+        ev_timer_again(loop, &rebuild_timer);
+    }
+    while (rebuilt && rebuilt->state == MG_GENERATION_LOADING)
+        load_slice(rebuilt);
 }
 
 static void on_rebuild(struct ev_loop *l, ev_timer *t, int events)
@@ -222,6 +280,7 @@ void mg_generations_start(struct ev_loop *on, const struct mg_worker_options *of
     ev_init(&rebuild_timer, on_rebuild);
     rebuild_timer.repeat = REBUILD_AGAIN;
     ev_init(&overdue, on_overdue);
+    ev_init(&slice, on_slice);
 }
 
 void mg_generations_end(void)

@@ -158,6 +158,22 @@ static int take_option(int option, const char *given, struct line *l)
     }
 }
 
+/* 0, or 1 with the text for the user. */
+static int load_whole(struct mg_generation *g, const char *script, mg_slice *problem)
+{
+    static const struct mg_load_wants nothing;
+    enum mg_status status = mg_vm_open(g, script, &nothing, problem);
+    const char *wrong = NULL;
+
+    if (status == MG_OK)
+        do
+            status = mg_vm_load(g, problem);
+        while (status == MG_BUSY);
+    if (status == MG_OK && (wrong = mg_access_check(&g->settings)))
+        *problem = mg_slice_of(wrong);
+    return status != MG_OK || wrong;
+}
+
 static int check(const char *script)
 {
     mg_slice problem;
@@ -168,18 +184,13 @@ static int check(const char *script)
         return 1;
     }
     mg_clock_start(ev_default_loop(0));
-    int status = mg_vm_load(g, script, &problem) == MG_OK ? 0 : 1;
-    const char *log_problem = status ? NULL : mg_access_check(&g->settings);
-    if (status) {
+    int status = load_whole(g, script, &problem);
+    if (status)
         fprintf(stderr, "%.*s\n", (int)problem.len, problem.ptr);
-    } else {
-        if (log_problem)
-            fprintf(stderr, "%s\n", log_problem);
-        else
-            mg_vm_check(g);
-        status = log_problem != NULL;
+    else
+        mg_vm_check(g);
+    if (g->policy)
         mg_vm_close(g);
-    }
     mg_generation_free(g);
     mg_clock_stop();
     return status;

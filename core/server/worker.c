@@ -38,7 +38,7 @@ static struct worker {
     ev_signal term;
     struct mg_listener *listeners[MG_BINDS_MOST];
     unsigned listener_count;
-    struct mg_generation *candidate; /* loading, or waiting for the master's word */
+    struct mg_generation *candidate; /* loading or waiting for the master's word */
     bool draining, ended, resolving;
     int status;
 } w;
@@ -69,55 +69,38 @@ static void describe_bind(struct mg_bind *b, const struct mg_listen *l)
     snprintf(b->where, sizeof(b->where), "%.*s", (int)l->where.len, l->where.ptr);
 }
 
-/* What is different in g, for whoever asked for the reload; NULL: not known. */
-static char *compare(struct mg_generation *g, size_t *len)
+/* The two texts that a zero byte parts, with the one at their end. */
+static size_t size_of_changes(const char *text)
 {
-    *len = 0;
-    if (!mg_generation_now || !mg_generation_now->outline || !g->outline)
-        return NULL;
-    char *text = mg_vm_ask(g, "moongate.changes", mg_generation_now->outline, g->outline, len);
-    *len += text != NULL; /* with the zero byte at its end */
-    return text;
+    size_t first = text ? strlen(text) + 1 : 0;
+
+    return first ? first + strlen(text + first) + 1 : 0;
 }
 
-/* The files that g was loaded from, if somebody watches them. */
-static char *files_of(struct mg_generation *g, size_t *len)
+static bool send_ready(const struct mg_generation *g)
 {
-    *len = 0;
-    if (!w.options->watch || w.options->number != 0)
-        return NULL;
-    char *text = mg_vm_ask(g, "moongate.files", w.options->script, "", len);
-    *len += text != NULL;
-    return text;
-}
-
-static bool send_ready(struct mg_generation *g)
-{
-    size_t changes, files, size = sizeof(struct mg_ready) + g->listen_count * sizeof(struct mg_bind);
-    char *text = compare(g, &changes), *paths = files_of(g, &files);
+    size_t size = sizeof(struct mg_ready) + g->listen_count * sizeof(struct mg_bind);
+    size_t changes = size_of_changes(g->changes), files = g->files ? strlen(g->files) + 1 : 0;
 
     if (size + changes + files > MG_LETTER_MOST)
         changes = files = 0;
     struct mg_ready *r = calloc(1, size + changes + files);
-    if (r) {
-        r->drain_timeout = g->settings.drain_timeout;
-        r->workers = g->settings.workers;
-        if (!mg_text_equal(g->settings.error_log, MG_LIT("stderr")))
-            snprintf(r->error_log, sizeof(r->error_log), "%.*s", (int)g->settings.error_log.len,
-                     g->settings.error_log.ptr);
-        r->count = g->listen_count;
-        for (unsigned i = 0; i < r->count; i++)
-            describe_bind(&r->binds[i], &g->listens[i]);
-        r->changes = (unsigned)changes;
-        r->files = (unsigned)files;
-        if (changes)
-            memcpy(&r->binds[r->count], text, changes);
-        if (files)
-            memcpy((char *)&r->binds[r->count] + changes, paths, files);
-    }
-    bool sent = r && mg_channel_send(w.options->channel, MG_WORD_READY, r, size + changes + files, NULL, 0);
-    free(text);
-    free(paths);
+    if (!r)
+        return false;
+    r->drain_timeout = g->settings.drain_timeout;
+    r->workers = g->settings.workers;
+    if (!mg_text_equal(g->settings.error_log, MG_LIT("stderr")))
+        snprintf(r->error_log, sizeof(r->error_log), "%.*s", (int)g->settings.error_log.len, g->settings.error_log.ptr);
+    r->count = g->listen_count;
+    for (unsigned i = 0; i < r->count; i++)
+        describe_bind(&r->binds[i], &g->listens[i]);
+    r->changes = (unsigned)changes;
+    r->files = (unsigned)files;
+    if (changes)
+        memcpy(&r->binds[r->count], g->changes, changes);
+    if (files)
+        memcpy((char *)&r->binds[r->count] + changes, g->files, files);
+    bool sent = mg_channel_send(w.options->channel, MG_WORD_READY, r, size + changes + files, NULL, 0);
     free(r);
     return sent;
 }
@@ -139,26 +122,32 @@ static void on_candidate_lost(struct mg_generation *g)
         refuse(MG_LIT("an init hook took longer than cpu_budget and did not stop; the log says more"));
 }
 
-static void prepare(const struct mg_letter *l)
-{
-    uint32_t number = 0;
-    mg_slice problem;
+static const char *open_services(const mg_settings *s);
 
-    if (l->len == sizeof(number))
-        memcpy(&number, l->body, sizeof(number));
-    mg_generations_forget(&w.candidate);
-    struct mg_generation *g = mg_generations_load(number, on_prepared, &problem);
-    if (!g) {
+static void on_loaded(struct mg_generation *g, enum mg_status status, mg_slice problem)
+{
+    const char *wrong = NULL;
+
+    if (status == MG_OK)
+        wrong = mg_generation_now ? mg_access_check(&g->settings) : open_services(&g->settings);
+    if (status != MG_OK)
         refuse(problem);
-        return;
-    }
-    w.candidate = g;
-    g->on_lost = on_candidate_lost;
-    const char *wrong = mg_access_check(&g->settings);
-    if (wrong)
+    else if (wrong)
         refuse(mg_slice_of(wrong));
     else
         mg_vm_init(g);
+}
+
+static void prepare(unsigned number)
+{
+    mg_slice problem;
+
+    mg_generations_forget(&w.candidate);
+    w.candidate = mg_generations_load(number, on_loaded, on_prepared, &problem);
+    if (w.candidate)
+        w.candidate->on_lost = on_candidate_lost;
+    else
+        refuse(problem);
 }
 
 /* ---- Commit. ---- */
@@ -321,9 +310,14 @@ static void drain(void)
 
 static void hear(const struct mg_letter *l)
 {
+    uint32_t number;
+
     switch (l->word) {
     case MG_WORD_PREPARE:
-        prepare(l);
+        if (l->len == sizeof(number)) {
+            memcpy(&number, l->body, sizeof(number));
+            prepare(number);
+        }
         return;
     case MG_WORD_COMMIT:
         commit(l);
@@ -422,46 +416,22 @@ static void say_who(int number)
     mg_log_who(who);
 }
 
-static bool open_services(const mg_settings *s)
+/* What the first generation settles for good. NULL, or the problem. */
+static const char *open_services(const mg_settings *s)
 {
     static char servers[256];
     enum mg_log_level level;
 
     open_error_log(s);
-
     snprintf(servers, sizeof(servers), "%.*s", (int)s->resolver.len, s->resolver.len ? s->resolver.ptr : "");
     if (!w.options->log_level_given && mg_log_level_named(s->log_level, &level))
         mg_log_level = level;
-    if (!mg_resolve_start(w.loop, s->resolver.len ? servers : NULL)) {
-        refuse(MG_LIT("the resolver can't be started; look at gate.set{ resolver = ... } and /etc/resolv.conf"));
-        return false;
-    }
+    if (!mg_resolve_start(w.loop, s->resolver.len ? servers : NULL))
+        return "the resolver can't be started; look at gate.set{ resolver = ... } and /etc/resolv.conf";
     w.resolving = true;
-    if (!mg_budget_start(s->cpu_budget)) {
-        refuse(MG_LIT("the CPU clock for cpu_budget can't be started"));
-        return false;
-    }
-    const char *problem = mg_access_open(s);
-    if (problem)
-        refuse(mg_slice_of(problem));
-    return !problem;
-}
-
-static bool start(void)
-{
-    mg_slice problem;
-    struct mg_generation *g = mg_generations_load(w.options->generation, on_prepared, &problem);
-
-    if (!g) {
-        refuse(problem);
-        return false;
-    }
-    w.candidate = g;
-    g->on_lost = on_candidate_lost;
-    if (!open_services(&g->settings))
-        return false;
-    mg_vm_init(g);
-    return true;
+    if (!mg_budget_start(s->cpu_budget))
+        return "the CPU clock for cpu_budget can't be started";
+    return mg_access_open(s);
 }
 
 static void end(void)
@@ -513,7 +483,8 @@ int mg_worker_run(const struct mg_worker_options *options)
     ev_signal_init(&w.term, on_term, SIGTERM);
     ev_signal_start(w.loop, &w.term);
     mg_generations_start(w.loop, options);
-    if (start() && !w.ended)
+    prepare(options->generation);
+    if (!w.ended)
         ev_run(w.loop, 0);
     end();
     return w.status;

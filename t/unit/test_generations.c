@@ -50,7 +50,12 @@ static void live(unsigned number, const char *path)
     assert(g);
     g->on_ready = on_ready;
     ready = MG_BUSY;
-    if (mg_vm_load(g, path, &problem) != MG_OK) {
+    static const struct mg_load_wants nothing;
+    enum mg_status status = mg_vm_open(g, path, &nothing, &problem);
+    assert(status == MG_OK);
+    while ((status = mg_vm_load(g, &problem)) == MG_BUSY)
+        ;
+    if (status != MG_OK) {
         fprintf(stderr, "%.*s\n", (int)problem.len, problem.ptr);
         exit(1);
     }
