@@ -19,7 +19,7 @@ SRC := base/text base/clock base/log base/arena base/block base/random \
        proxy/shared proxy/dict proxy/tcp proxy/pool proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget script/load script/vm \
-       server/turned_away server/handshake server/greeting server/listener server/bind server/sockets server/watch server/channel \
+       server/turned_away server/handshake server/greeting server/listener server/bind server/sockets server/notify server/watch server/channel \
        server/generations server/report server/worker server/control server/declared server/children server/reload \
        server/master server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)

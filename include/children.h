@@ -17,7 +17,8 @@ struct mg_child {
     ev_io io;
     ev_child watch;
     ev_timer again;         /* when it is started anew; of one that leaves: when it is killed */
-    double started, delay;  /* when it was started; how long until it is started anew */
+    double delay;           /* how long until it is started anew; below 0: at once */
+    double in_force;        /* since when it has served; 0: not yet */
     char *report;           /* the last status */
     struct mg_ready *ready; /* what it declared, until it is told to begin */
     bool reported, told;    /* told: why it ends has been said */
@@ -69,9 +70,13 @@ void mg_children_start_no_more(void);
 void mg_child_start(struct mg_child *c);
 /* With a delay that grows. */
 void mg_child_start_later(struct mg_child *c);
-/* It has died: at once the first time, later if it does not live long. */
+/* It has died: at once if it has served, or for the first time; later if it dies again and again before it has. */
 void mg_child_replace(struct mg_child *c);
 /* One that has left: it is started if it is wanted again by now. */
 void mg_child_return(struct mg_child *c);
 /* What it has declared is in force in it from now on. */
 void mg_child_commit(struct mg_child *c);
+/* And it says that it is. */
+void mg_child_on_in_force(struct mg_child *c);
+/* Is it so in all that there should be? */
+bool mg_children_all_in_force(void);

@@ -109,6 +109,38 @@ def test_a_worker_that_dies_again_and_again_does_not_stop_the_master(moongate):
     assert gate.get("/").body == b"ok"
 
 
+def test_a_worker_that_has_served_is_replaced_at_once_however_often_it_dies(moongate):
+    gate = moongate(HANDLER, workers=2)
+
+    took = []
+    for _ in range(8):
+        pids = gate.worker_pids()
+        time.sleep(0.1)                 # it serves for a while
+        os.kill(pids[0], signal.SIGKILL)
+        began = time.monotonic()
+        wait_until(lambda: len(set(gate.worker_pids()) - set(pids)) == 1 and len(gate.worker_pids()) == 2 and
+                   all(any(g["state"] == "in force" for g in w["generations"]) for w in gate.status()["workers"]),
+                   every=0.005)
+        took.append(time.monotonic() - began)
+
+    assert max(took) < 1 and sum(took) < 4, took
+
+
+def test_workers_that_die_before_they_serve_are_started_with_a_growing_delay(moongate):
+    gate = moongate(HANDLER)
+    gate.script.write_text("""local ffi = require "ffi"
+        ffi.cdef "int getpid(void); int kill(int, int);"
+        ffi.C.kill(ffi.C.getpid(), 9)""")
+
+    os.kill(gate.worker_pids()[0], signal.SIGKILL)
+    gate.wait_log("died", 4)
+    began = time.monotonic()
+    gate.wait_log("died", 6)
+
+    assert time.monotonic() - began > 0.9, "0.4 and 0.8 seconds"
+    assert len(gate.wait_log("died")) < 9
+
+
 def test_a_master_that_is_killed_leaves_no_worker_behind(moongate):
     gate = moongate(HANDLER, workers=2)
     pids = gate.worker_pids()
@@ -188,6 +220,22 @@ def test_quit_tells_a_keep_alive_client_that_this_was_its_last(moongate, origin)
     go.set()
 
     assert client.response()["Connection"] == "close"
+    assert gate.wait_exit() == 0
+
+
+def test_a_request_that_is_on_its_way_when_quit_comes_is_answered_and_told_that_it_was_the_last(moongate):
+    gate = moongate(HANDLER)
+    kept, fresh = gate.raw(), gate.raw()
+    assert kept.get("/").body == b"ok"
+    gate.wait_total("connections", 2)
+
+    gate.signal(signal.SIGQUIT)
+    wait_until(lambda: not connects(gate), what="the listener closes")
+
+    for client in (kept, fresh):
+        answer = client.get("/")
+        assert (answer.status, answer["Connection"]) == (200, "close")
+        assert client.ended() == b""
     assert gate.wait_exit() == 0
 
 

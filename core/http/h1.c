@@ -15,6 +15,7 @@ enum {
     READS_A_TURN = 4, /* then others get their turn */
 };
 static const double LINGER = 2.0; /* seconds a client may take to close after our last word */
+static const double TRIP = 1.0;   /* seconds in which a request must have come that was on its way when we drained */
 
 static void destroy(struct mg_carrier *c)
 {
@@ -43,6 +44,8 @@ static struct mg_clock_queue *patience_between(const struct mg_h1 *h)
         return mg_clock_queue(LINGER);
     if (h->discarding)
         return h->settings->times.body;
+    if (h->draining && h->in_at == h->in_end)
+        return mg_clock_queue(TRIP);
     return h->in_at < h->in_end || !h->served ? h->settings->times.head : h->settings->times.idle;
 }
 
@@ -256,6 +259,7 @@ static struct mg_stream *open_stream(struct mg_carrier *c, const struct mg_strea
     return s;
 }
 
+/* A request that is on its way is answered, and told that it was the last one: only then nobody has to try again. */
 static void drain(struct mg_carrier *c)
 {
     struct mg_h1 *h = (struct mg_h1 *)c;
@@ -263,8 +267,8 @@ static void drain(struct mg_carrier *c)
     if (h->stream.tunnel && h->open)
         return;
     h->draining = true;
-    if (!h->open && h->in_at == h->in_end)
-        mg_h1_doom(h, false);
+    if (!h->carrier.doomed)
+        watch(h);
 }
 
 static void close_carrier(struct mg_carrier *c)

@@ -1,7 +1,7 @@
 /* children.c - the workers as the master holds them.
  *
- * Whatever kills one, another takes its place: at once the first time, with a
- * growing delay if that one does not live long either. */
+ * Whatever kills one, another takes its place: at once if it has served, with a
+ * growing delay if it dies again before it has. */
 #include "children.h"
 
 #include <errno.h>
@@ -18,7 +18,9 @@
 #include "sockets.h"
 #include "worker.h"
 
-static const double DELAY_FIRST = 0.1, DELAY_MOST = 5.0, STEADY = 5.0;
+static const double DELAY_FIRST = 0.1, DELAY_MOST = 5.0;
+static const double SERVED =
+    0.05; /* seconds; a script that kills its workers as soon as they serve must not fork without end */
 
 struct mg_children mg_children;
 
@@ -89,6 +91,21 @@ void mg_child_commit(struct mg_child *c)
     c->ready = NULL;
 }
 
+void mg_child_on_in_force(struct mg_child *c)
+{
+    c->commits = false;
+    if (!c->in_force)
+        c->in_force = ev_now(loop);
+}
+
+bool mg_children_all_in_force(void)
+{
+    for (unsigned i = 0; i < mg_children.count; i++)
+        if (!mg_children.all[i].pid || !mg_children.all[i].in_force)
+            return false;
+    return true;
+}
+
 static void on_channel(struct ev_loop *l, ev_io *io, int revents)
 {
     struct mg_letter letter;
@@ -129,7 +146,9 @@ static void on_child(struct ev_loop *l, ev_child *watch, int revents)
     end.prepared = c->prepares || (c->serves && c->ready);
     c->reported = c->serves = c->prepares = c->commits = c->leaves = false;
     free(c->ready);
+    free(c->report);
     c->ready = NULL;
+    c->report = NULL;
     mg_peer_forget_worker(c->number);
     describe_end(how, sizeof(how), end.status);
     events->on_end(c, &end);
@@ -189,8 +208,9 @@ void mg_child_start(struct mg_child *c)
     close(pair[1]);
     c->pid = pid;
     c->channel = pair[0];
-    c->started = ev_now(loop);
+    c->in_force = 0;
     c->told = false;
+    c->reported = true; /* a question under way was not put to it */
     ev_io_init(&c->io, on_channel, c->channel, EV_READ);
     ev_child_init(&c->watch, on_child, pid, 0);
     c->io.data = c->watch.data = c;
@@ -217,9 +237,9 @@ void mg_child_start_later(struct mg_child *c)
 
 void mg_child_replace(struct mg_child *c)
 {
-    bool steady = ev_now(loop) - c->started > STEADY;
+    bool served = c->in_force && ev_now(loop) - c->in_force > SERVED;
 
-    if (!steady && c->delay >= 0) {
+    if (!served && c->delay >= 0) {
         mg_child_start_later(c);
         return;
     }

@@ -18,6 +18,7 @@
 #include "control.h"
 #include "declared.h"
 #include "log.h"
+#include "notify.h"
 #include "reload.h"
 #include "sockets.h"
 #include "tls.h"
@@ -33,6 +34,7 @@ static struct {
     enum stage stage;
     ev_signal signals[SIGNALS];
     ev_timer status, kill, tickets;
+    bool announced; /* all workers serve, and it was told */
     unsigned asked; /* the control socket's question under way; 0: none */
     double began;
     int exit_status;
@@ -71,6 +73,7 @@ static void stop(bool drain)
 {
     mg_reload_no_more();
     m.stage = STOPPING;
+    mg_notify_stopping(drain ? "Exchanges in progress are finished" : "Stopping");
     mg_children_start_no_more();
     mg_children_tell(drain ? MG_WORD_DRAIN : MG_WORD_STOP);
     mg_sockets_keep(NULL, 0);
@@ -86,8 +89,11 @@ static void fail(void)
 
 /* ---- Starting. ---- */
 
-static void announce(void)
+static void announce_if_all_serve(void)
 {
+    if (m.announced || m.stage != RUNNING || !mg_children_all_in_force())
+        return;
+    m.announced = true;
     const struct mg_ready *now = mg_declared_now();
     unsigned workers = mg_children.count;
     char list[1024] = "";
@@ -96,6 +102,7 @@ static void announce(void)
     for (unsigned i = 0; i < now->count && n < sizeof(list) - MG_ADDRESS_TEXT - 3; i++)
         n += (size_t)snprintf(list + n, sizeof(list) - n, "%s%s", i ? ", " : "", now->binds[i].text);
     mg_log(MG_LOG_INFO, "ready: %u worker%s, listening on %s", workers, workers == 1 ? "" : "s", list);
+    mg_notify_ready("Generation 1 serves in %u workers", workers);
 }
 
 static void commit_if_all_ready(void)
@@ -106,7 +113,6 @@ static void commit_if_all_ready(void)
     for (unsigned i = 0; i < mg_children.count; i++)
         mg_child_commit(&mg_children.all[i]);
     m.stage = RUNNING;
-    announce();
 }
 
 /* The first worker has loaded the script: bind, and start the others. */
@@ -192,17 +198,22 @@ static void on_status_late(struct ev_loop *loop, ev_timer *t, int events)
     answer_status();
 }
 
-static void on_report(struct mg_child *c, const struct mg_letter *l)
+static void answer_if_all_reported(void)
 {
-    free(c->report);
-    c->report = strdup(l->body);
-    c->reported = true;
     if (!m.asked)
         return;
     for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
         if (mg_children.all[i].pid && !mg_children.all[i].reported)
             return;
     answer_status();
+}
+
+static void on_report(struct mg_child *c, const struct mg_letter *l)
+{
+    free(c->report);
+    c->report = strdup(l->body);
+    c->reported = true;
+    answer_if_all_reported();
 }
 
 static void on_letter(struct mg_child *c, const struct mg_letter *l)
@@ -214,7 +225,8 @@ static void on_letter(struct mg_child *c, const struct mg_letter *l)
     } else if (l->word == MG_WORD_STATUS) {
         on_report(c, l);
     } else if (l->word == MG_WORD_IN_FORCE) {
-        c->commits = false;
+        mg_child_on_in_force(c);
+        announce_if_all_serve();
         mg_reload_on_in_force();
     }
 }
@@ -248,6 +260,7 @@ static void on_end(struct mg_child *c, const struct mg_child_end *end)
         fail();
     }
     mg_reload_on_end(c, end);
+    answer_if_all_reported();
 }
 
 static void on_forked(void)
@@ -255,6 +268,7 @@ static void on_forked(void)
     mg_sockets_forget();
     mg_watch_forget();
     mg_control_forget();
+    mg_notify_stop();
     for (unsigned i = 0; i < SIGNALS; i++) {
         ev_signal_stop(m.loop, &m.signals[i]);
         signal(m.signals[i].signum, m.signals[i].signum == SIGTERM ? SIG_DFL : SIG_IGN);
@@ -349,6 +363,7 @@ static void release(void)
 {
     mg_control_close();
     mg_watch_stop();
+    mg_notify_stop();
     mg_sockets_keep(NULL, 0);
     mg_declared_end();
     mg_children_end();
@@ -365,6 +380,7 @@ int mg_master_run(const struct mg_master_options *options)
         return 1;
     }
     mg_log_who("master");
+    mg_notify_start(m.loop);
     m.began = ev_now(m.loop);
     catch_signals();
     ev_init(&m.status, on_status_late);

@@ -8,6 +8,7 @@
 #include "control.h"
 #include "declared.h"
 #include "log.h"
+#include "notify.h"
 #include "text.h"
 
 static const double PREPARE_PATIENCE = 60.0; /* for one worker's init hooks */
@@ -29,6 +30,7 @@ static void begin(unsigned ticket)
     r.active = true;
     r.ticket = ticket;
     r.began = ev_now(r.loop);
+    mg_notify_reloading();
     ev_timer_set(&r.soon, 0, 0);
     ev_timer_start(r.loop, &r.soon);
 }
@@ -44,6 +46,7 @@ static void end(const char *answer)
     r.ready = NULL;
     r.active = r.committed = r.again = false;
     r.ticket = 0;
+    mg_notify_ready("Generation %u serves in %u workers", mg_declared_generation(), mg_children_serving());
     if (ticket)
         mg_control_answer(ticket, answer);
     if (again)

@@ -2,7 +2,8 @@
  *
  *     load IP PORT [-c connections] [-n requests | -d seconds] [-p path] [-b bytes to post] [-e coding] [-i]
  *
- * Each connection sends its next request when its answer is whole. With -i each sends one (64 at a time) and
+ * Each connection sends its next request when its answer is whole, on a new connection if it says "Connection: close".
+ * With -i each sends one (64 at a time) and
  * stays open: `held N` is printed, and all are let go when stdin ends. It is as light as it can be, so that the
  * proxy is what is measured; it trusts the answers' heads, which the tests do not. */
 #include <arpa/inet.h>
@@ -25,7 +26,7 @@ enum { HEAD_MAX = 4096, READ_SIZE = 256 * 1024, BUCKETS = 64 * 64, AT_ONCE = 64,
 
 struct connection {
     int fd;
-    bool busy, in_body, chunked;
+    bool busy, in_body, chunked, last;
     size_t head_len;
     uint64_t sent, left; /* of the request; of the answer's body */
     uint64_t began;
@@ -112,7 +113,7 @@ static void begin(struct connection *c)
 {
     started++;
     c->busy = true;
-    c->in_body = c->chunked = false;
+    c->in_body = c->chunked = c->last = false;
     c->head_len = 0;
     c->sent = c->left = 0;
     c->began = now();
@@ -130,6 +131,10 @@ static void finish(struct connection *c)
     latency[bucket_of(now() - c->began)]++;
     whole++;
     c->busy = false;
+    if (c->last) {
+        close(c->fd);
+        dial(c);
+    }
     next(c);
 }
 
@@ -162,6 +167,7 @@ static size_t take_head(struct connection *c, const char *data, size_t len)
     const char *length = strcasestr(c->head, "\ncontent-length:");
     if (length)
         sscanf(length + 16, "%lu", &c->left);
+    c->last = strcasestr(c->head, "\nconnection: close");
     c->chunked = !length && strcasestr(c->head, "\ntransfer-encoding: chunked");
     return (size_t)(end + 4 - c->head) - had;
 }
