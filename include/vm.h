@@ -19,8 +19,11 @@ void mg_vm_retire(struct mg_generation *g);
 /* Runs the exit hooks and frees the VM, whoever is still in it: hooks that wait fail, and any that would follow. What
  * needs no Lua goes on. */
 void mg_vm_cut(struct mg_generation *g);
-/* Runs the exit hooks, unless g was not loaded to its end, and closes the VM. All its tasks must have ended but its
- * own. */
+/* Runs the exit hooks, unless g was not loaded to its end. All its tasks must have ended but its own. What follows is
+ * mg_vm_close(); to free a large VM at once holds the worker for milliseconds, so mg_vm_shrink() may go before. */
+void mg_vm_end(struct mg_generation *g);
+/* Frees some of it; true when most is gone. */
+bool mg_vm_shrink(struct mg_generation *g);
 void mg_vm_close(struct mg_generation *g);
 /* What `moongate check` prints about g. */
 void mg_vm_check(struct mg_generation *g);

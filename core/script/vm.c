@@ -37,7 +37,8 @@ struct vm {
     size_t crowded;         /* what the heap may use before a collection is due at once */
     uint8_t *prepared;      /* by route + 1: which of its works there are */
     bool inside;            /* Lua is on the stack */
-    bool lost;              /* it was left in the middle: never entered again */
+    bool lost;              /* it was left in the middle, or is over: never entered again */
+    int cycles;             /* of the collector since it is over */
     struct mg_view **views; /* that Lua knows, by slot */
     uint32_t view_room;
     struct wake *wakes; /* came while inside */
@@ -45,7 +46,11 @@ struct vm {
 };
 
 enum { STEP = 1, WORKS = 2 }; /* where they lie on the stack */
-enum { WORKS_OF_READY = 1 };  /* and the works on that of the ready coroutine, below the one that runs */
+enum {
+    SHRINK_STEP = 64,  /* some 0.2 ms */
+    SHRINK_CYCLES = 2, /* the first may have begun when all of it was still in use */
+};
+enum { WORKS_OF_READY = 1 }; /* and the works on that of the ready coroutine, below the one that runs */
 
 static struct vm *vm_of(const struct mg_generation *g)
 {
@@ -122,13 +127,36 @@ static void lose_to_budget(struct vm *vm)
     lose(vm, "a run of Lua took longer than cpu_budget and did not stop when it was asked to");
 }
 
+struct collection {
+    int step; /* KiB, roughly; 0: all of it */
+    bool ended;
+};
+
+static int run_collection(lua_State *L)
+{
+    struct collection *c = lua_touserdata(L, 1);
+
+    c->ended = lua_gc(L, c->step ? LUA_GCSTEP : LUA_GCCOLLECT, c->step) != 0;
+    return 0;
+}
+
+/* True when a cycle has ended. A finalizer of the user's may throw: that ends this step, and nothing else. */
+static bool collect(const struct vm *vm, int step)
+{
+    struct collection c = { .step = step };
+
+    if (lua_cpcall(vm->L, run_collection, &c))
+        lua_pop(vm->L, 1);
+    return c.ended;
+}
+
 /* LuaJIT does not collect when its allocator refuses: near the limit that is done here. A VM whose memory is still
  * nearly all in use is no good to anybody. */
 static void relieve(struct vm *vm)
 {
     if (vm->heap.used < vm->crowded)
         return;
-    lua_gc(vm->L, LUA_GCCOLLECT, 0);
+    collect(vm, 0);
     if (vm->heap.used < vm->crowded)
         return;
     lose(vm, "Lua holds nearly all of memory_limit, and a collection freed too little");
@@ -499,7 +527,7 @@ void mg_vm_cut(struct mg_generation *g)
     settle(vm);
 }
 
-void mg_vm_close(struct mg_generation *g)
+void mg_vm_end(struct mg_generation *g)
 {
     struct vm *vm = vm_of(g);
 
@@ -507,6 +535,34 @@ void mg_vm_close(struct mg_generation *g)
     if (g->state != MG_GENERATION_LOADING)
         enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
     mg_seam_end(g);
+    vm->lost = true;
+    if (!vm->L)
+        return;
+    lua_settop(vm->L, 0);
+    lua_getfield(vm->L, LUA_REGISTRYINDEX, "_LOADED");
+    for (lua_pushnil(vm->L); lua_next(vm->L, 1);) {
+        lua_pop(vm->L, 1);
+        lua_pushvalue(vm->L, -1);
+        lua_pushnil(vm->L);
+        lua_rawset(vm->L, 1);
+    }
+    lua_settop(vm->L, 0);
+}
+
+bool mg_vm_shrink(struct mg_generation *g)
+{
+    struct vm *vm = vm_of(g);
+
+    if (!vm->L)
+        return true;
+    vm->cycles += collect(vm, SHRINK_STEP);
+    return vm->cycles == SHRINK_CYCLES;
+}
+
+void mg_vm_close(struct mg_generation *g)
+{
+    struct vm *vm = vm_of(g);
+
     g->policy = NULL;
     close_vm(vm);
 }

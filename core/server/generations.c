@@ -15,8 +15,8 @@ static const double REBUILD_AGAIN = 1.0; /* seconds until a script that fails to
 static struct ev_loop *loop;
 static const struct mg_worker_options *options;
 static ev_timer rebuild_timer, overdue;
-static ev_timer slice; /* the next one of what is loading */
-static struct mg_generation *retired_list, *loading_list;
+static ev_timer slices; /* the next ones of what is loading and closing */
+static struct mg_generation *retired_list, *loading_list, *closing_list;
 static struct mg_generation *rebuilt; /* loading, in the place of one whose VM was lost */
 static unsigned declared;             /* chunks of arenas that hold what scripts declared */
 
@@ -44,17 +44,6 @@ static void load_slice(struct mg_generation *g)
         return;
     leave_loading(g);
     g->on_loaded(g, status, problem);
-}
-
-/* One slice a turn of the loop, so that the worker serves in between. */
-static void on_slice(struct ev_loop *l, ev_timer *t, int events)
-{
-    (void)l;
-    (void)events;
-    if (loading_list)
-        load_slice(loading_list);
-    if (loading_list)
-        ev_timer_start(loop, t);
 }
 
 /* Worker 0 is asked first in a reload: it says what has changed. */
@@ -88,18 +77,26 @@ struct mg_generation *mg_generations_load(unsigned number, mg_on_loaded *on_load
     leave_loading(g);
     g->next = loading_list;
     loading_list = g;
-    ev_timer_start(loop, &slice);
+    ev_timer_start(loop, &slices);
     return g;
 }
 
 /* ---- Retired. ---- */
 
-static void drop_generation(struct mg_generation *g)
+static void free_generation(struct mg_generation *g)
 {
     if (g->policy)
         mg_vm_close(g);
     declared -= g->declared;
     mg_generation_free(g);
+}
+
+static void shrink_slice(struct mg_generation *g)
+{
+    if (!mg_vm_shrink(g))
+        return;
+    closing_list = g->next;
+    free_generation(g);
 }
 
 void mg_generations_close_retired(void)
@@ -111,8 +108,24 @@ void mg_generations_close_retired(void)
             continue;
         }
         *at = g->next;
-        drop_generation(g);
+        mg_vm_end(g);
+        g->next = closing_list;
+        closing_list = g;
+        ev_timer_start(loop, &slices);
     }
+}
+
+/* One of each a turn of the loop, so that the worker serves in between. */
+static void on_slices(struct ev_loop *l, ev_timer *t, int events)
+{
+    (void)l;
+    (void)events;
+    if (loading_list)
+        load_slice(loading_list);
+    if (closing_list)
+        shrink_slice(closing_list);
+    if (loading_list || closing_list)
+        ev_timer_start(loop, t);
 }
 
 /* When the VM of a retired generation is closed, whoever is in it; 0: never. */
@@ -280,13 +293,18 @@ void mg_generations_start(struct ev_loop *on, const struct mg_worker_options *of
     ev_init(&rebuild_timer, on_rebuild);
     rebuild_timer.repeat = REBUILD_AGAIN;
     ev_init(&overdue, on_overdue);
-    ev_init(&slice, on_slice);
+    ev_init(&slices, on_slices);
 }
 
 void mg_generations_end(void)
 {
     if (mg_generation_now)
-        drop_generation(mg_generation_now);
+        put_away(mg_generation_now);
     mg_generations_forget(&rebuilt);
     mg_generations_close_retired();
+    while (closing_list) {
+        struct mg_generation *g = closing_list;
+        closing_list = g->next;
+        free_generation(g);
+    }
 }

@@ -189,8 +189,10 @@ static int check(const char *script)
         fprintf(stderr, "%.*s\n", (int)problem.len, problem.ptr);
     else
         mg_vm_check(g);
-    if (g->policy)
+    if (g->policy) {
+        mg_vm_end(g);
         mg_vm_close(g);
+    }
     mg_generation_free(g);
     mg_clock_stop();
     return status;

@@ -65,6 +65,9 @@ static void live(unsigned number, const char *path)
     mg_vm_start(g);
     ev_run(mg_clock_loop(), EVRUN_NOWAIT);
     assert(g->route_count == 201 && g->tasks > 0);
+    mg_vm_end(g);
+    while (g->number % 2 && !mg_vm_shrink(g))
+        ;
     mg_vm_close(g);
     mg_generation_free(g);
 }
