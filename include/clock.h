@@ -26,6 +26,7 @@ void mg_clock_stop(void);
 struct ev_loop *mg_clock_loop(void);
 
 double mg_clock_now(void);  /* monotonic, as of this turn of the loop */
+double mg_clock_read(void); /* the same clock, read anew */
 double mg_clock_wall(void); /* Unix time, as of this turn of the loop */
 /* "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110 5.6.7), 29 bytes, made once a second. */
 const char *mg_clock_date(void);

@@ -102,6 +102,9 @@ struct mg_generation {
     /* Of malloc; NULL if nobody asked: what it declared, to be compared with a later one; what has changed since the
      * one before, in two texts with a zero byte between them; the files it was made of, one a line. */
     char *outline, *changes, *files;
+    /* Of malloc: what the one in force keeps (gate.keep), while this one is loaded or takes its place. */
+    char *kept;
+    size_t kept_len;
     double retired;             /* mg_clock_now() when another one took its place */
     struct mg_generation *next; /* the worker's list of retired ones */
 };

@@ -52,6 +52,8 @@ enum mg_status {
  *   INIT     0                        run the init hooks; 1: still at work, mg_generation_ready follows
  *   START    0                        the generation is in force: timers begin
  *   RETIRE   0                        another one has taken its place: timers end
+ *   GIVE     0                        the script's gate.keep tables are packed: mg_keep
+ *   TAKE     0                        they get what mg_kept hands out
  *   EXIT     0                        run the exit hooks, which can't wait
  */
 enum mg_event {
@@ -67,6 +69,8 @@ enum mg_event {
     MG_EVENT_EXIT,
     MG_EVENT_GONE,
     MG_EVENT_RETIRE,
+    MG_EVENT_GIVE,
+    MG_EVENT_TAKE,
 };
 
 /* The way of a request, in order (exchange.c has one function each). */
@@ -543,6 +547,11 @@ int mg_route_in_order(const mg_generation *g, int n);
 void mg_generation_ready(mg_generation *g, int code);
 /* What one of them has thrown, with its traceback: for the user. */
 void mg_generation_fault(mg_generation *g, const char *ptr, uint32_t len);
+/* What the generation in force keeps, as moongate.keep has packed it, for g that will take its place: while g's script
+ * is loaded, and when it is put in force. MG_ABSENT. */
+int mg_kept(const mg_generation *g, mg_slice *out);
+/* In GIVE: this is what g keeps; the bytes are copied. MG_NO_MEMORY. */
+int mg_keep(mg_generation *g, const char *ptr, uint32_t len);
 /* Which worker this is, from 0; -1 in `moongate check`. */
 int mg_worker_number(void);
 
@@ -550,7 +559,8 @@ int mg_worker_number(void);
 
 void mg_log_line(int level, const char *ptr, uint32_t len);
 bool mg_log_wants(int level);
-double mg_now(void);  /* monotonic */
+double mg_now(void); /* monotonic, of this turn of the loop */
+double mg_now_exactly(void);
 double mg_time(void); /* Unix */
 int mg_base64(const char *ptr, uint32_t len, bool url, mg_slice *out);
 int mg_unbase64(const char *ptr, uint32_t len, mg_slice *out);

@@ -14,6 +14,10 @@ enum mg_status MG_MUST_CHECK mg_vm_load(struct mg_generation *g, mg_slice *probl
 void mg_vm_init(struct mg_generation *g);
 /* g is in force: its timers begin. */
 void mg_vm_start(struct mg_generation *g);
+/* Packs what g's script keeps (gate.keep) into g->kept; NULL stays there if it keeps nothing. */
+void mg_vm_give(struct mg_generation *g);
+/* g's script takes what was packed into g->kept. */
+void mg_vm_take(struct mg_generation *g);
 /* Another generation has taken g's place: its timers end. */
 void mg_vm_retire(struct mg_generation *g);
 /* Runs the exit hooks and frees the VM, whoever is still in it: hooks that wait fail, and any that would follow. What

@@ -19,6 +19,7 @@ local gate = {
   after = timer.after,
 
   shared = require "moongate.shared",
+  keep = require("moongate.keep").keep,
   log = require "moongate.log",
   json = require "moongate.json",
   base64 = require "moongate.base64",

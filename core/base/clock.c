@@ -30,7 +30,7 @@ static ev_check turn;
 static double now;
 static struct mg_clock_queue *queues;
 
-static double read_clock(void)
+double mg_clock_read(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -40,7 +40,7 @@ static double read_clock(void)
 static void on_turn(struct ev_loop *l, ev_check *w, int events)
 {
     (void)l, (void)w, (void)events;
-    now = read_clock();
+    now = mg_clock_read();
 }
 
 void mg_clock_start(struct ev_loop *on)
@@ -51,7 +51,7 @@ void mg_clock_start(struct ev_loop *on)
     ev_check_start(loop, &turn);
     ev_unref(loop);
     ev_now_update(loop);
-    now = read_clock();
+    now = mg_clock_read();
 }
 
 static void unlink_timeout(struct mg_timeout *t)
@@ -196,7 +196,7 @@ struct mg_alarm *mg_alarm_new(double seconds, void (*fire)(void *owner), void *o
     a->owner = owner;
 
     /* libev counts from the start of this turn, which may have been long. */
-    double after = seconds > 0 ? seconds + (read_clock() - now) : 0;
+    double after = seconds > 0 ? seconds + (mg_clock_read() - now) : 0;
     ev_timer_init(&a->timer, on_alarm, after, 0);
     a->timer.data = a;
     ev_timer_start(loop, &a->timer);

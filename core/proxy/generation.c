@@ -88,6 +88,7 @@ void mg_generation_free(struct mg_generation *g)
     free(g->outline);
     free(g->changes);
     free(g->files);
+    free(g->kept);
     mg_arena_free(g->arena);
     free(g);
 }

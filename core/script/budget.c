@@ -138,6 +138,11 @@ bool mg_budget_start(double seconds)
     return tick(allowed > 0);
 }
 
+void mg_budget_allow(double seconds)
+{
+    allowed = ticks_of(seconds);
+}
+
 unsigned mg_budget_allowed(void)
 {
     return (unsigned)allowed * TICK_US / 1000;

@@ -585,6 +585,27 @@ void mg_generation_fault(mg_generation *g, const char *ptr, uint32_t len)
     g->fault = strndup(ptr, len);
 }
 
+int mg_keep(mg_generation *g, const char *ptr, uint32_t len)
+{
+    char *copy = malloc(len);
+
+    if (!copy)
+        return MG_NO_MEMORY;
+    memcpy(copy, ptr, len);
+    free(g->kept);
+    g->kept = copy;
+    g->kept_len = len;
+    return MG_OK;
+}
+
+int mg_kept(const mg_generation *g, mg_slice *out)
+{
+    if (!g->kept || g->kept_len > UINT32_MAX)
+        return MG_ABSENT;
+    *out = (mg_slice){ g->kept, (uint32_t)g->kept_len };
+    return MG_OK;
+}
+
 /* ---- Logging, the time, encodings. ---- */
 
 void mg_log_line(int level, const char *ptr, uint32_t len)
@@ -600,6 +621,11 @@ bool mg_log_wants(int level)
 double mg_now(void)
 {
     return mg_clock_now();
+}
+
+double mg_now_exactly(void)
+{
+    return mg_clock_read();
 }
 
 double mg_time(void)

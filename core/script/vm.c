@@ -505,6 +505,26 @@ void mg_vm_start(struct mg_generation *g)
     settle(vm_of(g));
 }
 
+/* That can be a lot: it may take as long as a load. */
+static void enter_at_length(struct vm *vm, int event)
+{
+    double before = mg_budget_allowed() / 1e3;
+
+    mg_budget_allow(vm->generation->settings.load_budget);
+    enter(vm, event, 0, 0, NULL);
+    mg_budget_allow(before);
+}
+
+void mg_vm_give(struct mg_generation *g)
+{
+    enter_at_length(vm_of(g), MG_EVENT_GIVE);
+}
+
+void mg_vm_take(struct mg_generation *g)
+{
+    enter_at_length(vm_of(g), MG_EVENT_TAKE);
+}
+
 void mg_vm_retire(struct mg_generation *g)
 {
     enter(vm_of(g), MG_EVENT_RETIRE, 0, 0, NULL);

@@ -4,6 +4,8 @@
  * its VM at the latest when drain_timeout is over. */
 #include "generations.h"
 
+#include <stdlib.h>
+
 #include <ev.h>
 
 #include "greeting.h"
@@ -19,6 +21,37 @@ static ev_timer slices; /* the next ones of what is loading and closing */
 static struct mg_generation *retired_list, *loading_list, *closing_list;
 static struct mg_generation *rebuilt; /* loading, in the place of one whose VM was lost */
 static unsigned declared;             /* chunks of arenas that hold what scripts declared */
+
+/* ---- What scripts keep. ---- */
+
+static void drop_kept(struct mg_generation *g)
+{
+    free(g->kept);
+    g->kept = NULL;
+    g->kept_len = 0;
+}
+
+/* What the one in force keeps is there for g until drop_kept. */
+static void lend_kept(struct mg_generation *g)
+{
+    struct mg_generation *now = mg_generation_now;
+
+    if (!now)
+        return;
+    mg_vm_give(now);
+    g->kept = now->kept;
+    g->kept_len = now->kept_len;
+    now->kept = NULL;
+}
+
+/* What was written since g was loaded comes along. */
+static void take_kept(struct mg_generation *g)
+{
+    lend_kept(g);
+    if (g->kept)
+        mg_vm_take(g);
+    drop_kept(g);
+}
 
 /* ---- Loading. ---- */
 
@@ -43,6 +76,7 @@ static void load_slice(struct mg_generation *g)
     if (status == MG_BUSY)
         return;
     leave_loading(g);
+    drop_kept(g);
     g->on_loaded(g, status, problem);
 }
 
@@ -70,6 +104,7 @@ struct mg_generation *mg_generations_load(unsigned number, mg_on_loaded *on_load
     }
     g->on_loaded = on_loaded;
     g->on_ready = on_ready;
+    lend_kept(g);
     if (mg_vm_open(g, options->script, &wants, problem) != MG_OK) {
         mg_generation_free(g);
         return NULL;
@@ -197,8 +232,10 @@ static void on_lost(struct mg_generation *g);
 
 void mg_generations_put_in_force(struct mg_generation *g)
 {
-    if (mg_generation_now)
+    if (mg_generation_now) {
         retire(mg_generation_now);
+        take_kept(g);
+    }
     g->state = MG_GENERATION_IN_FORCE;
     g->on_lost = on_lost;
     mg_generation_now = g;

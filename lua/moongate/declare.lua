@@ -58,6 +58,7 @@ local set_keys = {
   shared_size = size { min = 2 ^ 20 },
   log_flush = seconds(),
   load_budget = seconds(),
+  blocking_threshold = seconds(),
   max_decoded_size = size(),
   max_decoded_ratio = schema.number(),
   access_log = text { expect = 'a path, "stderr", "off" or "syslog:/dev/log"' },
@@ -168,16 +169,7 @@ local retry_keys = {
 
 -- ---- Helpers of all. ----
 
--- Where this declaration stands, and a function that raises its mistakes.
-local function begin(what)
-  local place = problem.place()
-  local function fail(message) problem.raise(place, what .. ": " .. message) end
-  if declared.finished then
-    fail("only the top level of the script can declare; this ran after it had ended")
-  end
-  declared.place = place
-  return place, fail
-end
+local begin = declared.begin
 
 local function need_table(value, fail, expect)
   if type(value) ~= "table" then fail(("must be %s, got %s"):format(expect, problem.show(value))) end

@@ -7,6 +7,7 @@ local ffi = require "ffi"
 local C = require "moongate.seam"
 local declared = require "moongate.declared"
 local json = require "moongate.json"
+local keep = require "moongate.keep"
 local policy = require "moongate.policy"
 
 local DEEPEST, ENTRIES_MOST, FILE_MOST = 5, 200, 1024 * 1024
@@ -18,6 +19,7 @@ local function digest_of(text)
 end
 
 local describe
+local kept = {}                -- tables of gate.keep, as keys
 
 -- The same function taken along by a thousand policies is looked at once.
 local codes = setmetatable({}, { __mode = "k" })
@@ -54,7 +56,7 @@ function describe(value, depth)
   if kind == "function" then
     return depth < DEEPEST and code_of(value, depth) or kind
   elseif kind == "table" then
-    if value == _G or getmetatable(value) or depth >= DEEPEST then return kind end
+    if kept[value] or value == _G or getmetatable(value) or depth >= DEEPEST then return kind end
     for _, module in pairs(package.loaded) do
       if module == value then return "module" end
     end
@@ -135,6 +137,7 @@ end
 ---@return table<string, table<string, string>>
 local function outline()
   local all = { listeners = {}, routes = {}, upstreams = {}, policies = {}, settings = {} }
+  kept = keep.tables()
   for key, value in pairs(declared.set) do put(all.settings, key, describe(value, 0)) end
   for _, l in ipairs(declared.listens) do put(all.listeners, l.address, listener_text(l)) end
   for _, u in ipairs(declared.upstreams) do put(all.upstreams, u.name, upstream_text(u)) end

@@ -33,6 +33,21 @@ function problem.place(outer)
   end
 end
 
+--- Where the user's code stands that led here, and where the outermost of it does; both nil if there is none.
+---@return string? place, string? outer
+function problem.places()
+  local place, outer
+  for level = 2, 250 do
+    local info = debug.getinfo(level, "Sl")
+    if not info then break end
+    if info.currentline > 0 and not is_ours(info.source) then
+      outer = place_of(info)
+      place = place or outer
+    end
+  end
+  return place, outer
+end
+
 --- Where a function was written: "gateway.lua:12".
 function problem.place_of_function(fn)
   local info = debug.getinfo(fn, "S")

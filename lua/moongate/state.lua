@@ -14,7 +14,7 @@ local state = {
   init = {},
   exit = {},
   upstreams = {},           -- by name
-  settings = { max_text_size = 2 ^ 20, max_decoded_size = 2 ^ 30, max_decoded_ratio = 300 },
+  settings = { max_text_size = 2 ^ 20, max_decoded_size = 2 ^ 30, max_decoded_ratio = 300, blocking_threshold = 0.05 },
   in_force = false,         -- START has come: timers begin at once
 }
 

@@ -1,6 +1,7 @@
 -- moongate.step - the function the core calls for all but the phases, and what a phase is entered with at first.
 local C = require "moongate.seam"
 local state = require "moongate.state"
+require "moongate.blocking"
 require "moongate.coroutine"
 local answer = require "moongate.answer"
 local connection = require "moongate.connection"
@@ -8,6 +9,7 @@ local exchange = require "moongate.exchange"
 local fiber = require "moongate.fiber"
 local generation = require "moongate.generation"
 local hooks = require "moongate.hooks"
+local keep = require "moongate.keep"
 local timer = require "moongate.timer"
 local works = require "moongate.works"
 
@@ -61,6 +63,8 @@ local events = {
   [C.MG_EVENT_INIT] = function() return generation.init() end,
   [C.MG_EVENT_START] = function() timer.start() end,
   [C.MG_EVENT_RETIRE] = function() timer.retire() end,
+  [C.MG_EVENT_GIVE] = function() keep.give() end,
+  [C.MG_EVENT_TAKE] = function() keep.take() end,
   [C.MG_EVENT_EXIT] = function() generation.exit() end,
 }
 

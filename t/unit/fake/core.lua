@@ -233,6 +233,7 @@ function fake.mg_lua_count() return counts end
 function fake.mg_log_wants() return true end
 function fake.mg_log_line(_, ptr, len) table.insert(core.log, ffi.string(ptr, len)) end
 function fake.mg_now() return 100 end
+function fake.mg_now_exactly() return 100 end
 function fake.mg_time() return 1.5e9 end
 
 -- ---- Entering, as vm.c does. ----
