@@ -18,7 +18,8 @@ SRC := base/text base/clock base/log base/arena base/block base/random \
        http/h2_head http/h2_stream http/h2_send http/h2_write http/h2_read http/h2 \
        proxy/shared proxy/dict proxy/tcp proxy/pool proxy/dial proxy/peer proxy/route proxy/task proxy/generation \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
-       script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget script/load script/vm \
+       script/inbox script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget \
+       script/load script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/sockets server/notify server/watch server/channel \
        server/generations server/report server/worker server/control server/declared server/children server/reload \
        server/master server/main

@@ -1,9 +1,8 @@
 /* outside.c - sockets that Lua opens.
  *
- * What arrives lies in one growing buffer, so that what Lua asks for is always
- * one slice. Sends are queued and written once a turn. Answering a ticket may
- * run Lua, and Lua may close the socket: a function that goes on after an
- * answer holds the socket meanwhile.
+ * What arrives lies in an inbox (inbox.h). Sends are queued and written once a
+ * turn. Answering a ticket may run Lua, and Lua may close the socket: a
+ * function that goes on after an answer holds the socket meanwhile.
  */
 #include "outside.h"
 
@@ -15,6 +14,7 @@
 
 #include "block.h"
 #include "clock.h"
+#include "inbox.h"
 #include "resolve.h"
 #include "text.h"
 #include "tls.h"
@@ -23,15 +23,9 @@ enum {
     SOCKET_MAGIC = 0x6d67736f,
     BUCKETS = 256,          /* of the table of owners; a power of two */
     TRIES_MOST = 3,         /* addresses of a name that are tried */
-    PIECE = 4096,           /* least room for one read */
     AHEAD_MOST = 64 * 1024, /* read while nobody asks for it */
-    KEPT_MOST = 256 * 1024, /* a larger buffer goes when it is empty */
     OUT_HIGH = 256 * 1024,  /* queued: a sender must wait */
     OUT_LOW = 64 * 1024,    /* until no more than this is left */
-    RECEIVE_USUAL = 16 * 1024 * 1024,
-    RECEIVE_MOST = 1024 * 1024 * 1024,
-    PATTERN_MOST = 4096,
-    PENDING = 1, /* what was asked for has not arrived yet */
     IOVECS = 16,
 };
 
@@ -53,18 +47,9 @@ struct mg_socket {
     struct mg_clock_queue *patience; /* the queue of `seconds`, the last one asked for */
     double seconds;
 
-    char *in;
-    size_t in_at, in_end, in_room;
-    size_t scanned;               /* of what is asked for: bytes without an end of it */
-    size_t most;                  /* the bound of what is asked for */
-    size_t ready_len, ready_drop; /* what mg_socket_take will give, and take off */
-    char *pattern;
-    uint32_t pattern_len;
-    uint8_t how; /* mg_receive */
-    bool ready;
-
+    struct mg_inbox inbox;
     bool connected, ended, broken; /* ended: the peer's side */
-    bool paused;                   /* not reading: enough lies in `in` */
+    bool paused;                   /* not reading: enough lies in the inbox */
     bool blocked, dirty, closed;
     struct mg_chain out;
     uint16_t port;
@@ -141,8 +126,7 @@ static void release(struct mg_socket *s)
     mg_tls_drop(s->tls);
     free(s->name);
     free(s->problem);
-    free(s->in);
-    free(s->pattern);
+    mg_inbox_free(&s->inbox);
     free(s);
     live--;
 }
@@ -279,110 +263,23 @@ static void answer_reader(struct mg_socket *s, int code)
 
 /* ---- Receiving. ---- */
 
-/* Says what mg_socket_take will hand out. */
-static int give(struct mg_socket *s, size_t len, size_t dropped, int code)
-{
-    s->ready = true;
-    s->ready_len = len;
-    s->ready_drop = dropped;
-    return code;
-}
-
-static int cut(struct mg_socket *s)
-{
-    size_t all = s->in_end - s->in_at;
-
-    return s->ended ? give(s, all, all, MG_CUT) : PENDING;
-}
-
-static int look_for_end(struct mg_socket *s, const char *pattern, size_t len)
-{
-    const char *bytes = s->in + s->in_at;
-    size_t have = s->in_end - s->in_at, from = s->scanned >= len ? s->scanned - len + 1 : 0;
-    const char *end = have ? memmem(bytes + from, have - from, pattern, len) : NULL;
-
-    s->scanned = have;
-    if ((size_t)(end ? end - bytes : (ptrdiff_t)have) > s->most)
-        return MG_FULL;
-    if (!end)
-        return cut(s);
-    size_t line = (size_t)(end - bytes);
-    size_t whole = line + len;
-    if (s->how == MG_RECEIVE_LINE && line && bytes[line - 1] == '\r')
-        line--;
-    return give(s, line, whole, MG_OK);
-}
-
-/* Is it there? MG_OK, PENDING, or how it failed. */
 static int look(struct mg_socket *s)
 {
-    size_t have = s->in_end - s->in_at;
-
-    switch ((enum mg_receive)s->how) {
-    case MG_RECEIVE_SOME:
-        have = have < s->most ? have : s->most;
-        return have ? give(s, have, have, MG_OK) : cut(s);
-    case MG_RECEIVE_BYTES:
-        return have >= s->most ? give(s, s->most, s->most, MG_OK) : cut(s);
-    case MG_RECEIVE_LINE:
-        return look_for_end(s, "\n", 1);
-    case MG_RECEIVE_UNTIL:
-        return look_for_end(s, s->pattern, s->pattern_len);
-    case MG_RECEIVE_ALL:
-        if (have > s->most)
-            return MG_FULL;
-        return s->ended ? give(s, have, have, s->broken ? MG_CUT : MG_OK) : PENDING;
-    }
-    return MG_MALFORMED;
-}
-
-/* Room behind in_end for a read; false without memory. */
-static bool make_room(struct mg_socket *s)
-{
-    size_t have = s->in_end - s->in_at;
-    size_t asked = s->how == MG_RECEIVE_BYTES && mg_wait_pending(&s->reader) ? s->most : 0;
-
-    if (!have) {
-        s->in_at = s->in_end = 0;
-        if (s->in_room > KEPT_MOST && asked + PIECE < s->in_room / 2) {
-            free(s->in);
-            s->in = NULL;
-            s->in_room = 0;
-        }
-    }
-    if (s->in_room - s->in_end >= PIECE)
-        return true;
-    if (s->in_at && s->in_room - have >= PIECE && s->in_at >= have) {
-        memcpy(s->in, s->in + s->in_at, have);
-    } else {
-        size_t room = s->in_room < PIECE ? 2 * PIECE : 2 * s->in_room;
-        if (asked + PIECE > room)
-            room = asked + PIECE;
-        char *more = malloc(room);
-        if (!more)
-            return false;
-        if (have)
-            memcpy(more, s->in + s->in_at, have);
-        free(s->in);
-        s->in = more;
-        s->in_room = room;
-    }
-    s->in_at = 0;
-    s->in_end = have;
-    return true;
+    return mg_inbox_look(&s->inbox, s->ended, s->broken);
 }
 
 static void read_some(struct mg_socket *s)
 {
-    size_t n = 0;
+    size_t n = 0, size;
+    char *room = mg_inbox_room(&s->inbox, mg_wait_pending(&s->reader), &size);
 
-    if (!make_room(s)) {
+    if (!room) {
         s->ended = s->broken = true;
         return;
     }
-    switch (s->transport->ops->read(s->transport, s->in + s->in_end, s->in_room - s->in_end, &n)) {
+    switch (s->transport->ops->read(s->transport, room, size, &n)) {
     case MG_IO_DONE:
-        s->in_end += n;
+        mg_inbox_add(&s->inbox, n);
         break;
     case MG_IO_AGAIN:
         break;
@@ -400,7 +297,7 @@ static void on_readable(struct mg_transport *t)
 {
     struct mg_socket *s = t->owner;
 
-    if (!mg_wait_pending(&s->reader) && s->in_end - s->in_at >= AHEAD_MOST) {
+    if (!mg_wait_pending(&s->reader) && mg_inbox_have(&s->inbox) >= AHEAD_MOST) {
         s->paused = true;
         t->ops->want_read(t, false);
         return;
@@ -408,37 +305,13 @@ static void on_readable(struct mg_transport *t)
     read_some(s);
     if (s->ended)
         t->ops->want_read(t, false);
-    int code = mg_wait_pending(&s->reader) ? look(s) : PENDING;
+    int code = mg_wait_pending(&s->reader) ? look(s) : MG_INBOX_PENDING;
     hold(s);
     if (s->broken)
         answer(&s->writer, MG_CUT);
-    if (code != PENDING)
+    if (code != MG_INBOX_PENDING)
         answer_reader(s, code);
     release(s);
-}
-
-/* What is asked for, before it is looked at. False if it can't be asked for. */
-static int ask(struct mg_socket *s, int how, double count, const char *pattern, uint32_t len)
-{
-    if (how < MG_RECEIVE_SOME || how > MG_RECEIVE_UNTIL || !(count >= 0))
-        return MG_MALFORMED;
-    if (count > RECEIVE_MOST)
-        return MG_FULL;
-    if (how == MG_RECEIVE_UNTIL) {
-        if (!len || len > PATTERN_MOST)
-            return MG_MALFORMED;
-        char *copy = len > s->pattern_len ? realloc(s->pattern, len) : s->pattern;
-        if (!copy)
-            return MG_NO_MEMORY;
-        memcpy(copy, pattern, len);
-        s->pattern = copy;
-        s->pattern_len = len;
-    }
-    s->how = (uint8_t)how;
-    s->most = count > 0 || how == MG_RECEIVE_BYTES ? (size_t)count : RECEIVE_USUAL;
-    s->scanned = 0;
-    s->ready = false;
-    return MG_OK;
 }
 
 int mg_socket_receive(mg_socket *s, mg_task *t, int how, double count, const char *pattern, uint32_t len,
@@ -447,10 +320,10 @@ int mg_socket_receive(mg_socket *s, mg_task *t, int how, double count, const cha
     assert(s->magic == SOCKET_MAGIC);
     if (mg_wait_pending(&s->reader))
         return MG_BUSY;
-    int code = ask(s, how, count, pattern, len);
+    int code = mg_inbox_ask(&s->inbox, how, count, pattern, len);
     if (code == MG_OK)
         code = look(s);
-    if (code != PENDING)
+    if (code != MG_INBOX_PENDING)
         return code;
 
     int ticket = mg_task_wait(t, &s->reader, cancel_reader);
@@ -466,12 +339,7 @@ int mg_socket_receive(mg_socket *s, mg_task *t, int how, double count, const cha
 
 int mg_socket_take(mg_socket *s, mg_slice *out)
 {
-    if (!s->ready)
-        return MG_ABSENT;
-    s->ready = false;
-    *out = (mg_slice){ s->ready_len ? s->in + s->in_at : "", (uint32_t)s->ready_len };
-    s->in_at += s->ready_drop;
-    return MG_OK;
+    return mg_inbox_take(&s->inbox, out);
 }
 
 void mg_socket_problem(mg_socket *s, mg_slice *out)
@@ -481,7 +349,7 @@ void mg_socket_problem(mg_socket *s, mg_slice *out)
 
 int mg_socket_ready(mg_socket *s)
 {
-    return (int)(s->in_end - s->in_at);
+    return (int)mg_inbox_have(&s->inbox);
 }
 
 bool mg_socket_is_open(mg_socket *s)
