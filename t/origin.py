@@ -228,6 +228,18 @@ class Origins:
         """Answers with the request's body."""
         return self.answers(lambda request: (200, request.body, ()), **options)
 
+    def holds(self, body=b"ok", **options):
+        """Answers when the test says server.go.set(), not before; what comes later is answered at once."""
+        go = threading.Event()
+
+        def script(connection):
+            while connection.request():
+                go.wait(2 * wire.PATIENCE)
+                connection.answer(200, body)
+        server = self.plays(script, **options)
+        server.go = go
+        return server
+
     def hangs(self, **options):
         """Reads everything, says nothing."""
         def script(connection):

@@ -77,19 +77,13 @@ def test_the_origin_s_connection_close_stays_between_the_proxy_and_the_origin(pr
 
 
 def test_a_client_that_shuts_its_writing_still_gets_the_answer(proxy, origin):
-    go = threading.Event()
-
-    def script(connection):
-        connection.request()
-        go.wait(5)
-        connection.answer(200, b"x" * 100000)
-    server = origin.plays(script)
+    server = origin.holds(b"x" * 100000)
     client = proxy(server).raw()
 
     client.send(request("GET", "/"))
     client.shutdown()
     server.wait_seen(1)
-    go.set()
+    server.go.set()
 
     assert client.response().body == b"x" * 100000
     assert client.ended() == b""

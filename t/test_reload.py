@@ -270,13 +270,7 @@ def test_a_worker_that_died_comes_back_and_takes_part_in_the_next_reload(moongat
 # ---- What lives through it.
 
 def test_an_exchange_keeps_its_generation_and_its_connection_takes_the_new_one(moongate, origin):
-    go = threading.Event()
-
-    def play(connection):
-        while connection.request():
-            go.wait(10)
-            connection.answer(200, b"ok")
-    server = origin.plays(play)
+    server = origin.holds()
 
     def script(word):
         return f"""gate.use {{ response = function(req, res) res.headers["x-word"] = "{word}" end }}
@@ -288,7 +282,7 @@ def test_an_exchange_keeps_its_generation_and_its_connection_takes_the_new_one(m
 
     reload(gate, script("new"))
     assert sorted(generations(gate)) == [1, 2]
-    go.set()
+    server.go.set()
 
     assert client.response()["x-word"] == "old"
     assert client.get("/")["x-word"] == "new"
@@ -437,13 +431,7 @@ def test_timers_of_the_old_script_end(moongate):
 
 
 def test_exit_hooks_run_when_the_last_exchange_has_ended(moongate, origin):
-    go = threading.Event()
-
-    def play(connection):
-        connection.request()
-        go.wait(10)
-        connection.answer(200, b"ok")
-    server = origin.plays(play)
+    server = origin.holds()
     gate = moongate(f"""gate.use {{ exit = function() gate.log.info "the end" end }}
         gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}""")
     client = gate.raw()
@@ -452,7 +440,7 @@ def test_exit_hooks_run_when_the_last_exchange_has_ended(moongate, origin):
 
     reload(gate, says("new"))
     assert "the end" not in gate.log()
-    go.set()
+    server.go.set()
 
     assert client.response().body == b"ok"
     gate.wait_log("the end")
@@ -672,13 +660,7 @@ def test_sessions_of_tls_are_resumed_after_a_reload(moongate, authority, site):
 
 
 def test_streams_of_one_connection_of_http2_are_of_either_generation(moongate, origin):
-    go = threading.Event()
-
-    def play(connection):
-        connection.request()
-        go.wait(10)
-        connection.answer(200, b"from the origin")
-    server = origin.plays(play)
+    server = origin.holds(b"from the origin")
     gate = moongate(f"""gate.use {{ response = function(req, res) res.headers["x-word"] = "old" end }}
         gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}""")
     client = Http2(gate.address).ready()
@@ -687,7 +669,7 @@ def test_streams_of_one_connection_of_http2_are_of_either_generation(moongate, o
 
     reload(gate, says("new"))
     quick = client.get("/quick")
-    go.set()
+    server.go.set()
     answer = client.response(slow)
     client.close()
 

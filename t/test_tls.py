@@ -543,8 +543,7 @@ def refuses(address):
 
 
 def test_a_drain_answers_what_is_in_progress_and_says_goodbye(secure, authority, origin):
-    slow = origin.plays(lambda c: (c.request(), c.origin.wait(lambda: c.origin.go), c.answer(200, b"late")))
-    slow.go = False
+    slow = origin.holds(b"late")
     gate = secure(f'gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{slow}" }} }}) }}')
     client = gate.raw(tls=authority.client_context())
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -552,9 +551,7 @@ def test_a_drain_answers_what_is_in_progress_and_says_goodbye(secure, authority,
 
     gate.signal(signal.SIGQUIT)
     wait_until(lambda: refuses(gate.address))
-    with slow.changed:
-        slow.go = True
-        slow.changed.notify_all()
+    slow.go.set()
 
     answer = client.response()
     assert (answer.status, answer.body, answer["connection"]) == (200, b"late", "close")

@@ -203,13 +203,7 @@ def test_quit_lets_a_running_answer_finish(moongate, origin):
 
 
 def test_quit_tells_a_keep_alive_client_that_this_was_its_last(moongate, origin):
-    go = threading.Event()
-
-    def script(connection):
-        connection.request()
-        go.wait(5)
-        connection.answer(200, b"ok")
-    server = origin.plays(script)
+    server = origin.holds()
     gate = moongate(f'gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}')
     idle, client = gate.raw(), gate.raw()
     client.send(request("GET", "/"))
@@ -217,7 +211,7 @@ def test_quit_tells_a_keep_alive_client_that_this_was_its_last(moongate, origin)
 
     gate.signal(signal.SIGQUIT)
     assert idle.ended() == b""
-    go.set()
+    server.go.set()
 
     assert client.response()["Connection"] == "close"
     assert gate.wait_exit() == 0
