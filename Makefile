@@ -20,8 +20,9 @@ SRC := base/text base/clock base/log base/arena base/block base/random \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/inbox script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget \
        script/load script/vm \
-       server/turned_away server/handshake server/greeting server/listener server/bind server/sockets server/notify server/watch server/channel \
-       server/generations server/report server/worker server/control server/declared server/children server/reload \
+       server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets server/launch \
+       server/notify server/watch server/channel \
+       server/generations server/report server/worker server/control server/declared server/children server/reload server/upgrade \
        server/master server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)
 LUA := $(shell find lua -name '*.lua')

@@ -14,6 +14,8 @@ struct mg_bind {
 
 /* A bound, listening, non-blocking descriptor; or -1 with *why, a sentence that is valid until the next call. */
 int mg_bind_open(const struct mg_bind *b, const char **why);
+/* Is this, of a listening socket that another process has bound, the address that b declares? */
+bool mg_bind_is_at(const struct mg_bind *b, const struct mg_address *bound);
 /* Closes it, and removes the file of a unix socket. */
 void mg_bind_close(const struct mg_bind *b, int fd);
 /* Removes a unix socket's file that nobody answers on: a process that died has left it. Other files stay. */

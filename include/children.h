@@ -12,7 +12,8 @@ enum { MG_STOP_PATIENCE = 3 };
 
 struct mg_child {
     int number;
-    pid_t pid; /* 0: not running */
+    pid_t pid;     /* 0: not running */
+    unsigned slot; /* in what is shared, while it runs */
     int channel;
     ev_io io;
     ev_child watch;

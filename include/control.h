@@ -2,9 +2,10 @@
  *
  *   {"command":"status"}   what every worker has open
  *   {"command":"reload"}   load the script anew; what has changed, or {"error":"..."} and nothing has
+ *   {"command":"upgrade"}  another process, of the binary that is there by now, takes over; or {"error":"..."}
  *   {"command":"stop"}     quick stop      {"command":"drain"}   finish, then stop
  *
- * Also the client's side: what `moongate status`, `reload` and `stop` do. */
+ * Also the client's side: what `moongate status`, `reload`, `upgrade` and `stop` do. */
 #pragma once
 
 #include <stdbool.h>
@@ -18,11 +19,19 @@ struct mg_control_events {
     bool (*on_status)(unsigned ticket);
     /* The same, or why it can't be now. */
     const char *(*on_reload)(unsigned ticket);
+    const char *(*on_upgrade)(unsigned ticket);
     void (*on_stop)(bool drain);
 };
 
-/* Listens at path, mode 0600. NULL, or what is wrong as a sentence. */
-const char *mg_control_open(struct ev_loop *loop, const char *path, const struct mg_control_events *events);
+/* Listens at path, mode 0600. NULL, or what is wrong as a sentence. An inherited socket (-1: none) is taken; then
+ * nobody is answered before mg_control_begin(), and the file is not ours. */
+const char *mg_control_open(struct ev_loop *loop, const char *path, int inherited,
+                            const struct mg_control_events *events);
+void mg_control_begin(void);
+/* The listening descriptor; -1: none. */
+int mg_control_descriptor(void);
+/* Another process answers from now on. Who has asked already gets an answer still. */
+void mg_control_hand_over(void);
 void mg_control_answer(unsigned ticket, const char *json);
 /* Closes and unlinks. */
 void mg_control_close(void);

@@ -57,8 +57,8 @@ void mg_peer_set_healthy(struct mg_peer *p, bool healthy);
  * average that scripts see takes in a tenth of each. */
 void mg_peer_begin(struct mg_peer *p);
 void mg_peer_end(struct mg_peer *p, bool failed, double latency);
-/* Takes off what a worker that died had in flight. */
-void mg_peer_forget_worker(int worker);
+/* Takes off what the worker of this slot had in flight, which has died. */
+void mg_peer_forget_slot(unsigned slot);
 
 /* The retry budget, a token bucket a worker: each request pays in spec.retry_budget, and another try of one that an
  * origin may have seen takes 1. It begins full, with 100 (or empty, without a budget), so that the requests under way

@@ -16,6 +16,7 @@ void mg_reload_end(void);
 bool mg_reload_asked(unsigned ticket);
 /* By nobody who waits for an answer. One that is under way is followed by another: it may be about a later edit. */
 void mg_reload_unasked(void);
+bool mg_reload_is_under_way(void);
 /* The one under way, if it has not committed yet, changes nothing. */
 void mg_reload_give_up(const char *why);
 /* The same, since moongate stops; no other follows. */

@@ -9,19 +9,40 @@
 
 #include <pthread.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "status.h"
 
-enum { MG_WORKERS_MAX = 64 };
+enum {
+    MG_WORKERS_MAX = 64,
+    MG_SLOTS_MAX = 4 * MG_WORKERS_MAX, /* processes that drain after an upgrade have workers, too */
+};
+
+/* What lies in shared memory is read by another binary after an upgrade. Whoever changes a struct there, or what it
+ * means, counts this up: then the memory begins anew. */
+enum { MG_SHARED_LAYOUT = 1 };
 
 /* The master, before it forks: reserves `size` bytes of address space; pages come with use. False with errno. */
 bool mg_shared_start(size_t size);
-/* Which worker this process is, below MG_WORKERS_MAX; -1 for the master and `moongate check`. */
-void mg_shared_worker(int number);
-/* The same again: -1 before the call above. */
+/* Or takes the memory that another process has started, of mg_shared_descriptor(), which is closed if it is of no use;
+ * then *why says so. */
+bool mg_shared_inherit(int fd, const char **why);
+int mg_shared_descriptor(void);
+
+/* A slot, below MG_SLOTS_MAX, is a worker's place in what is kept for each of them; the masters give them out, each to
+ * its own. -1: none is left. */
+int mg_shared_slot_take(pid_t master);
+void mg_shared_slot_give(unsigned slot);
+/* One that this master has given out; -1: none. */
+int mg_shared_slot_of(pid_t master);
+/* One more than the highest slot that was ever taken, at least 1. */
+unsigned mg_shared_slots(void);
+
+/* Which worker this process is, below MG_WORKERS_MAX, and its slot. */
+void mg_shared_worker(int number, unsigned slot);
+/* The same again; -1 and 0 in the master and `moongate check`. */
 int mg_shared_worker_number(void);
-/* One more than the highest worker's number so far, at least 1: how many slots kept a worker are in use. */
-unsigned mg_shared_workers(void);
+unsigned mg_shared_slot(void);
 
 /* A zeroed piece of shared memory of this size under this name (up to 255 bytes), made when first asked for, never
  * moved, never freed: the same for every worker and generation. NULL when full, or if it stands with another size. */

@@ -37,6 +37,10 @@ mg_slice mg_tls_sni(const struct mg_tls *tls);
 bool mg_tls_start(void);
 /* Forgets the keys whose time is over; the master's timer. Seconds until it is due again. */
 double mg_tls_turn(void);
+/* What mg_tls_start() and mg_tls_turn() have made, for a process that takes this one's place: how many bytes, at most
+ * `room`, 0: none. And there: false, with keys of its own, if it can't be read. */
+size_t mg_tls_tickets_save(void *to, size_t room);
+bool mg_tls_tickets_restore(const void *from, size_t len);
 
 /* ---- Connections. ---- */
 

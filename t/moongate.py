@@ -1,4 +1,5 @@
 """moongate.py - runs the built proxy for one test, and asks at the end what it left open."""
+import ctypes
 import json
 import os
 import re
@@ -46,6 +47,41 @@ def run(*arguments, cwd=None, timeout=20):
                           stdin=subprocess.DEVNULL)
 
 
+class Successor:
+    """A process that an upgrade has started, as subprocess.Popen shows one. Its parent goes, so become_reaper() first."""
+
+    def __init__(self, pid, stderr):
+        self.pid, self.stderr, self.returncode = pid, stderr, None
+
+    def poll(self):
+        """What it ended with is its parent's to know while that one lives: then a 0 says only that it has ended."""
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+            except ChildProcessError:
+                if not os.path.exists(f"/proc/{self.pid}"):
+                    self.returncode = 0
+        return self.returncode
+
+    def wait(self, timeout):
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("moongate", timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+
+def become_reaper():
+    """Orphans of what this process has started become its children (PR_SET_CHILD_SUBREAPER)."""
+    assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0
+
+
 class Moongate:
     """A running proxy.
 
@@ -60,6 +96,7 @@ class Moongate:
         self.directory, self.clients, self.expected = Path(directory), [], []
         self.access_path, self.control_path = self.directory / "access.log", self.directory / "control.sock"
         self.lines, self.changed, self.stopped = [], threading.Condition(), False
+        self.predecessors = []
         self.under = under              # words in front of the command: a tool that it runs under
         self.error_path = self.directory / error_log if error_log else None
         for _ in range(5):
@@ -89,7 +126,7 @@ class Moongate:
         self.process = subprocess.Popen(command + list(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, cwd=self.directory, preexec_fn=limits,
                                         start_new_session=True, env={**os.environ, **(environment or {})})
-        self.lines, self.ended = [], False
+        self.lines, self.ended, self.group = [], False, self.process.pid
         self.reader = threading.Thread(target=self._read_log, args=(self.process.stderr,), daemon=True)
         self.reader.start()
         if self._is_ready():
@@ -194,6 +231,18 @@ class Moongate:
     def wait_total(self, what, count):
         return wait_until(lambda: self.total(what) == count, what=f"{what} == {count}")
 
+    def upgrade(self):
+        """Another process takes the place of this one, which drains; the answer."""
+        answer = self.command("upgrade")
+        assert "error" not in answer, answer["error"]
+        self.follow(answer["pid"])
+        return answer
+
+    def follow(self, pid):
+        self.predecessors.append(self.process)
+        self.process = Successor(pid, self.process.stderr)
+        self.from_the_start = wait_until(lambda: self.status().get("workers"))[0]   # not while another asks
+
     # ---- Its end.
 
     def signal(self, number):
@@ -208,7 +257,7 @@ class Moongate:
     def kill(self):
         """Leaves nothing behind, whatever happened. The process leads a session of its own."""
         try:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self.group, signal.SIGKILL)
         except ProcessLookupError:
             pass
         self.process.wait(wire.PATIENCE)
@@ -232,6 +281,10 @@ class Moongate:
     def finish(self):
         """Everybody has left: is anything still open, does it end well, and what does the log say?"""
         problems = []
+        for each in self.predecessors:
+            code = each.wait(wire.PATIENCE)
+            if code != 0:
+                problems.append(f"exit status {code} of process {each.pid} after an upgrade")
         if not self.stopped:
             deadline = time.monotonic() + 3
             while (left := self.left_open()) and time.monotonic() < deadline:

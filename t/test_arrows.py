@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 DOORS = [
     (r"luaL?_\w+", {"script/vm", "script/load", "script/budget"}),
     (r"ev_io_\w+", {"net/transport", "net/resolve", "server/listener", "server/watch", "server/worker", "server/children",
-                    "server/control"}),
+                    "server/control", "server/upgrade"}),
     (r"ares_\w+", {"net/resolve"}),
     (r"http_parser_\w+", {"http/head", "http/h1", "http/h1_write"}),
     (r"(deflate|inflate)\w*|Brotli\w+|ZSTD_\w+", {"script/coding"}),
     (r"SSL_\w+", {"net/tls_certificate", "net/tls_tickets", "net/tls_settings", "net/tls_session", "net/tls"}),
     (r"RAND_\w+", {"base/random"}),
     (r"nghttp2_\w+", {"http/h2_head", "http/h2_stream", "http/h2_send", "http/h2_write", "http/h2_read", "http/h2"}),
-    (r"fork|execv\w*|posix_spawnp?", {"server/children", "server/main"}),
+    (r"fork|execv\w*|posix_spawnp?", {"server/children", "server/upgrade", "server/launch"}),
 ]
 BANNED = {"strcpy", "strcat", "sprintf", "vsprintf", "strtok", "atoi", "atol", "strtol", "strtoul", "strtoll",
           "strtoull", "alloca", "gets", "rand"}

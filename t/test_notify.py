@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from moongate import wait_until
+from moongate import become_reaper, wait_until
 
+become_reaper()
 HANDLER = 'gate.route { "/*", handler = function() return 200, "ok" end }'
 
 
@@ -153,3 +154,18 @@ def test_a_manager_that_does_not_read_holds_nobody_up(moongate, manager):
     wait_until(lambda: gate.get("/").body == b"ok")
     for _ in range(5):
         assert len(gate.status()["workers"]) == 1
+
+
+def test_an_upgrade_tells_who_serves_from_then_on(moongate, manager):
+    told = manager()
+    gate = moongate(HANDLER, environment={**told.environment, "WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"})
+    told.until("READY")
+
+    gate.upgrade()
+    successor, ready = told.next(), told.next()
+    gate.signal(signal.SIGTERM)
+
+    assert successor["MAINPID"] == str(gate.process.pid) and "READY" not in successor
+    assert ready["READY"] == "1"
+    assert told.next()["STOPPING"] == "1", "and the old process has not said that it stops"
+    assert gate.wait_exit() == 0

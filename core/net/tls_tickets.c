@@ -66,6 +66,48 @@ double mg_tls_turn(void)
     return (double)(began + PERIOD - now);
 }
 
+/* As it is handed to another process, which may be of another version. */
+struct saved {
+    uint32_t version; /* of this layout */
+    int64_t began;
+    unsigned char secret[SECRET];
+    struct key previous;
+} __attribute__((packed));
+enum { SAVED_VERSION = 1 };
+
+size_t mg_tls_tickets_save(void *to, size_t room)
+{
+    struct saved s = { .version = SAVED_VERSION };
+
+    if (room < sizeof(s))
+        return 0;
+    (void)mg_tls_turn();
+    s.began = began;
+    s.previous = previous;
+    memcpy(s.secret, secret, SECRET);
+    memcpy(to, &s, sizeof(s));
+    OPENSSL_cleanse(&s, sizeof(s));
+    return sizeof(s);
+}
+
+bool mg_tls_tickets_restore(const void *from, size_t len)
+{
+    struct saved s;
+
+    if (len != sizeof(s))
+        return false;
+    memcpy(&s, from, sizeof(s));
+    bool good = s.version == SAVED_VERSION && s.began <= time(NULL);
+    if (good) {
+        began = s.began;
+        previous = s.previous;
+        memcpy(secret, s.secret, SECRET);
+        make_current();
+    }
+    OPENSSL_cleanse(&s, sizeof(s));
+    return good;
+}
+
 static bool begin(const struct key *key, const unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, int sealing)
 {
     OSSL_PARAM params[] = {

@@ -28,9 +28,9 @@ static const double LATENCY_SHARE = 0.1; /* what one sample counts in the averag
 #define PEER_PREFIX "peer:"
 
 struct mg_peer_state {
-    mg_peer_view view;               /* first: Lua reads it in place */
-    uint32_t born;                   /* view.healthy has been set for the first time */
-    uint32_t active[MG_WORKERS_MAX]; /* in flight; only its own worker writes a slot */
+    mg_peer_view view;             /* first: Lua reads it in place */
+    uint32_t born;                 /* view.healthy has been set for the first time */
+    uint32_t active[MG_SLOTS_MAX]; /* in flight; only its own worker writes a slot */
 };
 
 struct upstream_state {
@@ -57,13 +57,6 @@ struct mg_upstream {
 
 /* The sentence of the last failure; callers copy it at once. */
 static char problem_text[512];
-
-static unsigned slot(void)
-{
-    int number = mg_shared_worker_number();
-
-    return number > 0 ? (unsigned)number : 0;
-}
 
 /* ---- An upstream's life. ---- */
 
@@ -357,10 +350,10 @@ void mg_peer_about(const mg_peer *p, mg_slice *address, mg_slice *zone, double *
 
 int mg_peer_active(const mg_peer *p)
 {
-    unsigned workers = mg_shared_workers();
+    unsigned slots = mg_shared_slots();
     uint32_t sum = 0;
 
-    for (unsigned i = 0; i < workers; i++)
+    for (unsigned i = 0; i < slots; i++)
         sum += __atomic_load_n(&p->state->active[i], __ATOMIC_RELAXED);
     return (int)sum;
 }
@@ -580,7 +573,7 @@ struct mg_peer *mg_peer_pick(struct mg_upstream *u, const struct mg_tried *tried
 
 void mg_peer_begin(struct mg_peer *p)
 {
-    uint32_t *active = &p->state->active[slot()];
+    uint32_t *active = &p->state->active[mg_shared_slot()];
 
     __atomic_store_n(active, *active + 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&p->view->requests, 1, __ATOMIC_RELAXED);
@@ -589,7 +582,7 @@ void mg_peer_begin(struct mg_peer *p)
 void mg_peer_end(struct mg_peer *p, bool failed, double latency)
 {
     mg_peer_view *view = p->view;
-    uint32_t *active = &p->state->active[slot()];
+    uint32_t *active = &p->state->active[mg_shared_slot()];
 
     assert(*active);
     __atomic_store_n(active, *active - 1, __ATOMIC_RELAXED);
@@ -608,13 +601,13 @@ void mg_peer_end(struct mg_peer *p, bool failed, double latency)
     __atomic_store(&view->latency, &average, __ATOMIC_RELAXED);
 }
 
-void mg_peer_forget_worker(int worker)
+void mg_peer_forget_slot(unsigned slot)
 {
     struct mg_peer_state *state;
 
-    assert(worker >= 0 && worker < MG_WORKERS_MAX);
+    assert(slot < MG_SLOTS_MAX);
     for (unsigned n = 0; (state = mg_shared_nth(MG_LIT(PEER_PREFIX), n)); n++)
-        __atomic_store_n(&state->active[worker], 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&state->active[slot], 0, __ATOMIC_RELAXED);
 }
 
 void mg_upstream_request(struct mg_upstream *u)

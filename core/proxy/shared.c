@@ -3,7 +3,9 @@
  * A place is found through a table of offsets and is never freed. The list of
  * all places is what a repair believes: a place is written first, then put
  * into the list, then into its bucket.
- */
+ *
+ * It is a file without a name, so that an upgrade can hand it to another process:
+ * what describes it comes first, and says what that one must agree with. */
 #include "shared.h"
 
 #include <assert.h>
@@ -11,6 +13,8 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "text.h"
 
@@ -18,6 +22,7 @@ enum {
     PLACE_BUCKETS = 1024,
     NAME_MOST = 255,
     PLACE_ALIGN = 64, /* a cache line */
+    MAGIC = 0x6d677368,
 };
 
 struct place {
@@ -29,15 +34,21 @@ struct place {
 };
 
 struct region {
+    uint32_t magic, layout;
+    uint32_t head_size, place_size, lock_size; /* what a compiler may make of the structs */
+    uint32_t whole;                            /* all of this was written */
     pthread_mutex_t lock;
     uint64_t size, used;
     uint64_t first, last; /* all places; what a repair believes */
     uint64_t buckets[PLACE_BUCKETS];
-    uint32_t workers;
+    uint32_t slots;               /* one more than the highest that was taken */
+    int32_t owners[MG_SLOTS_MAX]; /* the masters that have given the slots out; 0: free */
 };
 
 static struct region *region;
 static int worker_number = -1;
+static unsigned worker_slot;
+static int descriptor = -1;
 
 bool mg_shared_lock_init(pthread_mutex_t *lock)
 {
@@ -51,6 +62,24 @@ bool mg_shared_lock_init(pthread_mutex_t *lock)
     return good;
 }
 
+/* What another binary must agree with. */
+static void fill_head(struct region *r)
+{
+    r->magic = MAGIC;
+    r->layout = MG_SHARED_LAYOUT;
+    r->head_size = sizeof(struct region);
+    r->place_size = sizeof(struct place);
+    r->lock_size = sizeof(pthread_mutex_t);
+}
+
+/* NULL: it can't be. */
+static struct region *map_region(int fd, size_t size)
+{
+    void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+
+    return map != MAP_FAILED ? map : NULL;
+}
+
 bool mg_shared_start(size_t size)
 {
     assert(!region);
@@ -58,32 +87,108 @@ bool mg_shared_start(size_t size)
         errno = EINVAL;
         return false;
     }
-    void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map == MAP_FAILED)
-        return false;
-    struct region *r = map;
-    if (!mg_shared_lock_init(&r->lock)) {
-        munmap(map, size);
+    int fd = memfd_create("moongate", MFD_CLOEXEC);
+    struct region *r = fd >= 0 && ftruncate(fd, (off_t)size) == 0 ? map_region(fd, size) : NULL;
+    if (!r || !mg_shared_lock_init(&r->lock)) {
+        if (r)
+            munmap(r, size);
+        if (fd >= 0)
+            close(fd);
         errno = ENOMEM;
         return false;
     }
+    fill_head(r);
     r->size = size;
     r->used = (sizeof(*r) + PLACE_ALIGN - 1) & ~(uint64_t)(PLACE_ALIGN - 1);
-    r->workers = 1;
+    r->slots = 1;
+    r->whole = 1;
     region = r;
+    descriptor = fd;
     return true;
 }
 
-void mg_shared_worker(int number)
+static const char *fault_of(const struct region *r, size_t size)
 {
-    assert(number < MG_WORKERS_MAX);
+    struct region mine;
+
+    fill_head(&mine);
+    if (r->magic != mine.magic || !r->whole)
+        return "it is not what was expected";
+    if (r->layout != mine.layout || r->head_size != mine.head_size || r->place_size != mine.place_size ||
+        r->lock_size != mine.lock_size)
+        return "this version lays it out in another way";
+    return r->size == size && r->used <= size ? NULL : "its size is not what it says";
+}
+
+bool mg_shared_inherit(int fd, const char **why)
+{
+    struct stat s;
+
+    assert(!region);
+    *why = "it can't be mapped";
+    bool sized = fstat(fd, &s) == 0 && s.st_size >= (off_t)(2 * sizeof(*region));
+    struct region *r = sized ? map_region(fd, (size_t)s.st_size) : NULL;
+    if (r && !(*why = fault_of(r, (size_t)s.st_size))) {
+        region = r;
+        descriptor = fd;
+        return true;
+    }
+    if (r)
+        munmap(r, (size_t)s.st_size);
+    close(fd);
+    return false;
+}
+
+int mg_shared_descriptor(void)
+{
+    return descriptor;
+}
+
+/* ---- Slots. ---- */
+
+int mg_shared_slot_take(pid_t master)
+{
+    for (unsigned slot = 0; region && slot < MG_SLOTS_MAX; slot++) {
+        int32_t none = 0;
+        if (!__atomic_compare_exchange_n(&region->owners[slot], &none, (int32_t)master, false, __ATOMIC_ACQ_REL,
+                                         __ATOMIC_RELAXED))
+            continue;
+        uint32_t now = mg_shared_slots();
+        while (now < slot + 1 &&
+               !__atomic_compare_exchange_n(&region->slots, &now, slot + 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+            ;
+        return (int)slot;
+    }
+    return -1;
+}
+
+void mg_shared_slot_give(unsigned slot)
+{
+    if (region)
+        __atomic_store_n(&region->owners[slot], 0, __ATOMIC_RELEASE);
+}
+
+int mg_shared_slot_of(pid_t master)
+{
+    for (unsigned slot = 0; region && master && slot < MG_SLOTS_MAX; slot++)
+        if (__atomic_load_n(&region->owners[slot], __ATOMIC_RELAXED) == (int32_t)master)
+            return (int)slot;
+    return -1;
+}
+
+unsigned mg_shared_slots(void)
+{
+    return region ? __atomic_load_n(&region->slots, __ATOMIC_RELAXED) : 1;
+}
+
+void mg_shared_worker(int number, unsigned slot)
+{
+    assert(number < MG_WORKERS_MAX && slot < MG_SLOTS_MAX);
     worker_number = number;
-    if (!region || number < 0)
-        return;
-    uint32_t least = (uint32_t)number + 1, now = __atomic_load_n(&region->workers, __ATOMIC_RELAXED);
-    while (now < least &&
-           !__atomic_compare_exchange_n(&region->workers, &now, least, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-        ;
+    worker_slot = slot;
+    if (descriptor >= 0)
+        close(descriptor);
+    descriptor = -1;
 }
 
 int mg_shared_worker_number(void)
@@ -91,10 +196,12 @@ int mg_shared_worker_number(void)
     return worker_number;
 }
 
-unsigned mg_shared_workers(void)
+unsigned mg_shared_slot(void)
 {
-    return region ? __atomic_load_n(&region->workers, __ATOMIC_RELAXED) : 1;
+    return worker_slot;
 }
+
+/* ---- Places. ---- */
 
 static struct place *place_at(uint64_t offset)
 {

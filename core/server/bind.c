@@ -61,18 +61,36 @@ static bool means_both(const struct mg_bind *b)
     return b->address.any.sa_family == AF_INET6 && b->text[0] != '[';
 }
 
+/* On a kernel without IPv6 both families are one. */
+static struct mg_address any_ip4(const struct mg_bind *b)
+{
+    return (struct mg_address){
+        .len = sizeof(b->address.ip4),
+        .ip4 = { .sin_family = AF_INET, .sin_port = b->address.ip6.sin6_port },
+    };
+}
+
 static int open_socket(const struct mg_bind *b, struct mg_address *a)
 {
     int fd = socket(a->any.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
     if (fd >= 0 || errno != EAFNOSUPPORT || !means_both(b))
         return fd;
-    /* A kernel without IPv6: both families are one. */
-    *a = (struct mg_address){
-        .len = sizeof(a->ip4),
-        .ip4 = { .sin_family = AF_INET, .sin_port = b->address.ip6.sin6_port },
-    };
+    *a = any_ip4(b);
     return socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
+bool mg_bind_is_at(const struct mg_bind *b, const struct mg_address *bound)
+{
+    if (mg_address_equal(&b->address, bound))
+        return true;
+    if (!means_both(b) || bound->any.sa_family != AF_INET)
+        return false;
+    struct mg_address a = b->address, other = any_ip4(b);
+    int fd = open_socket(b, &a);
+    if (fd >= 0)
+        close(fd);
+    return a.any.sa_family == AF_INET && mg_address_equal(&other, bound);
 }
 
 int mg_bind_open(const struct mg_bind *b, const char **why)

@@ -149,13 +149,14 @@ static void on_child(struct ev_loop *l, ev_child *watch, int revents)
     free(c->report);
     c->ready = NULL;
     c->report = NULL;
-    mg_peer_forget_worker(c->number);
+    mg_peer_forget_slot(c->slot);
+    mg_shared_slot_give(c->slot);
     describe_end(how, sizeof(how), end.status);
     events->on_end(c, &end);
 }
 
 /* In the child: nothing of the master's may stay but the channel. */
-__attribute__((noreturn)) static void become_worker(int number, int channel)
+__attribute__((noreturn)) static void become_worker(int number, unsigned slot, int channel)
 {
     struct mg_worker_options worker = {
         .number = number,
@@ -177,7 +178,7 @@ __attribute__((noreturn)) static void become_worker(int number, int channel)
     sigprocmask(SIG_SETMASK, &none, NULL);
     ev_loop_destroy(EV_DEFAULT);
     mg_children_end();
-    mg_shared_worker(number);
+    mg_shared_worker(number, slot);
     exit(mg_worker_run(&worker));
 }
 
@@ -187,15 +188,22 @@ void mg_child_start(struct mg_child *c)
 
     if (no_more)
         return;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0) {
+    int slot = mg_shared_slot_take(getpid());
+    if (slot < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0) {
+        if (slot >= 0)
+            mg_shared_slot_give((unsigned)slot);
+        else
+            errno = EUSERS; /* workers of before an upgrade have them all */
         events->on_not_started(c);
         return;
     }
+    c->slot = (unsigned)slot;
     int room = 256 * 1024;
     setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
     fflush(NULL);
     pid_t pid = fork();
     if (pid < 0) {
+        mg_shared_slot_give(c->slot);
         events->on_not_started(c);
         close(pair[0]);
         close(pair[1]);
@@ -203,7 +211,7 @@ void mg_child_start(struct mg_child *c)
     }
     if (pid == 0) {
         close(pair[0]);
-        become_worker(c->number, pair[1]);
+        become_worker(c->number, c->slot, pair[1]);
     }
     close(pair[1]);
     c->pid = pid;

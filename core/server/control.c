@@ -30,6 +30,7 @@ static struct asker *askers[CLIENTS_MOST];
 static ev_io listening = { .fd = -1 };
 static unsigned tickets;
 static char path[108];
+static bool handed; /* the file is another process's, too */
 
 static void drop(struct asker *a)
 {
@@ -79,10 +80,11 @@ static bool refuse(struct asker *a, const char *why)
 /* False if the asker is gone. */
 static bool obey(struct asker *a, const char *line)
 {
-    if (is_command(line, "reload")) {
+    bool reload = is_command(line, "reload");
+    if (reload || is_command(line, "upgrade")) {
         a->ticket = ++tickets;
         ev_io_stop(loop, &a->io); /* until it is answered */
-        const char *why = events->on_reload(a->ticket);
+        const char *why = (reload ? events->on_reload : events->on_upgrade)(a->ticket);
         if (!why)
             return true;
         ev_io_start(loop, &a->io);
@@ -97,7 +99,7 @@ static bool obey(struct asker *a, const char *line)
     }
     bool drain = is_command(line, "drain");
     if (!drain && !is_command(line, "stop"))
-        return refuse(a, "unknown command; there are status, reload, drain and stop");
+        return refuse(a, "unknown command; there are status, reload, upgrade, drain and stop");
     bool there = say(a, "{\"ok\":true}");
     events->on_stop(drain);
     return there;
@@ -193,12 +195,41 @@ static const char *complain(const char *where, const char *why)
     return problem;
 }
 
-const char *mg_control_open(struct ev_loop *l, const char *where, const struct mg_control_events *e)
+static bool is_socket(const char *where)
+{
+    struct stat s;
+
+    return lstat(where, &s) == 0 && S_ISSOCK(s.st_mode);
+}
+
+static void take(struct ev_loop *l, const struct mg_address *a, int fd, const struct mg_control_events *e)
+{
+    loop = l;
+    events = e;
+    memcpy(path, a->path.sun_path, sizeof(path));
+    ev_io_init(&listening, on_asker, fd, EV_READ);
+}
+
+void mg_control_begin(void)
+{
+    handed = false;
+    if (listening.fd >= 0)
+        ev_io_start(loop, &listening);
+}
+
+const char *mg_control_open(struct ev_loop *l, const char *where, int inherited, const struct mg_control_events *e)
 {
     struct mg_address a;
 
     if (!address_of(where, &a))
         return complain(where, strerror(errno));
+    if (inherited >= 0 && is_socket(where)) {
+        take(l, &a, inherited, e);
+        handed = true;
+        return NULL;
+    }
+    if (inherited >= 0)
+        close(inherited);
     mg_bind_remove_stale(&a);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     mode_t mask = umask(0177);
@@ -210,12 +241,23 @@ const char *mg_control_open(struct ev_loop *l, const char *where, const struct m
             close(fd);
         return problem;
     }
-    loop = l;
-    events = e;
-    memcpy(path, a.path.sun_path, sizeof(path));
-    ev_io_init(&listening, on_asker, fd, EV_READ);
-    ev_io_start(loop, &listening);
+    take(l, &a, fd, e);
+    mg_control_begin();
     return NULL;
+}
+
+int mg_control_descriptor(void)
+{
+    return listening.fd;
+}
+
+void mg_control_hand_over(void)
+{
+    if (listening.fd < 0)
+        return;
+    ev_io_stop(loop, &listening);
+    close(listening.fd);
+    listening.fd = -1;
 }
 
 void mg_control_forget(void)
@@ -233,15 +275,12 @@ void mg_control_forget(void)
 
 void mg_control_close(void)
 {
-    if (listening.fd < 0)
-        return;
     for (unsigned i = 0; i < CLIENTS_MOST; i++)
         if (askers[i])
             drop(askers[i]);
-    ev_io_stop(loop, &listening);
-    unlink(path);
-    close(listening.fd);
-    listening.fd = -1;
+    if (listening.fd >= 0 && !handed)
+        unlink(path);
+    mg_control_hand_over();
 }
 
 /* ---- The client. ---- */
@@ -297,7 +336,7 @@ static void print_member(const char *json, const char *key, FILE *to)
         print_string(at + strlen(key), to);
 }
 
-static void print_reload(const char *json)
+static void print_summary(const char *json)
 {
     print_member(json, "\"summary\":\"", stdout);
     print_member(json, "\"text\":\"", stdout);
@@ -325,8 +364,8 @@ static int print_answer(int fd, const char *command, bool json)
         puts(text);
     else if (failed)
         print_member(text, "{\"error\":\"", stderr);
-    else if (strcmp(command, "reload") == 0)
-        print_reload(text);
+    else if (strcmp(command, "reload") == 0 || strcmp(command, "upgrade") == 0)
+        print_summary(text);
     else if (strcmp(text, "{\"ok\":true}") != 0)
         print_readable(text);
     free(text);
@@ -336,8 +375,9 @@ static int print_answer(int fd, const char *command, bool json)
 int mg_control_ask(const char *where, const char *command, bool json)
 {
     struct mg_address a;
-    /* A reload waits for the init hooks of all workers; the master knows for how long. */
-    struct timeval patience = { strcmp(command, "reload") == 0 ? 3600 : 5, 0 };
+    /* A reload or an upgrade waits for the init hooks of all workers; the master knows for how long. */
+    bool long_lasting = strcmp(command, "reload") == 0 || strcmp(command, "upgrade") == 0;
+    struct timeval patience = { long_lasting ? 3600 : 5, 0 };
     char line[64];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 

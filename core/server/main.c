@@ -10,6 +10,7 @@
 #include "access.h"
 #include "clock.h"
 #include "control.h"
+#include "launch.h"
 #include "log.h"
 #include "master.h"
 #include "shared.h"
@@ -24,10 +25,11 @@ static const char help[] =
     "  moongate check FILE          load FILE and print listeners, routes and upstreams; binds nothing\n"
     "  moongate status [--json]     what a running moongate has open\n"
     "  moongate reload [--json]     load the script of a running moongate anew: in all workers, or in none\n"
+    "  moongate upgrade [--json]    start the binary anew; when all of it serves, the old process finishes and ends\n"
     "  moongate stop                end a running moongate\n"
     "\n"
     "  --workers N       worker processes, instead of what the script says (default: one a processor)\n"
-    "  --control PATH    the control socket: made by the server, asked by status, reload and stop\n"
+    "  --control PATH    the control socket: made by the server, asked by status, reload, upgrade and stop\n"
     "                    (default for those: $MOONGATE_CONTROL)\n"
     "  --log LEVEL       debug, info, warn, error or none, instead of what the script says\n"
     "  --error-log PATH  the error log's file, instead of standard error\n"
@@ -37,8 +39,8 @@ static const char help[] =
     "  --help, --version\n"
     "\n"
     "Signals: TERM and INT stop at once, QUIT finishes what is in progress first, HUP reloads,\n"
-    "USR1 opens the logs again.\n"
-    "Exit status: 0 fine, 1 a bad script or a failure to start or to reload, 2 a mistake on the command line.\n";
+    "USR1 opens the logs again, USR2 upgrades.\n"
+    "Exit status: 0 fine, 1 a bad script or a failure to start, reload or upgrade, 2 a mistake on the command line.\n";
 
 struct line {
     struct mg_master_options master;
@@ -215,12 +217,9 @@ static int run(struct line *l, int count, char **words)
         return misuse("a script is needed: moongate gateway.lua", NULL);
     if (strcmp(first, "check") == 0)
         return count == 2 ? check(words[1]) : misuse("check needs one file: moongate check gateway.lua", NULL);
-    if (strcmp(first, "status") == 0 || strcmp(first, "reload") == 0 || strcmp(first, "stop") == 0)
+    if (strcmp(first, "status") == 0 || strcmp(first, "reload") == 0 || strcmp(first, "upgrade") == 0 ||
+        strcmp(first, "stop") == 0)
         return count == 1 ? ask(l, first) : misuse("one word too many:", words[1]);
-    if (strcmp(first, "upgrade") == 0) {
-        fprintf(stderr, "moongate: %s is not available in this version\n", first);
-        return 1;
-    }
     if (count > 1)
         return misuse("one script only; what is this:", words[1]);
     l->master.script = first;
@@ -233,6 +232,10 @@ int main(int argc, char **argv)
     struct line l = { .master.shared = 1u << 30 };
     int option;
 
+    if (!mg_launch_remember(argc, argv)) {
+        fprintf(stderr, "moongate: %s\n", strerror(errno));
+        return 1;
+    }
     /* The colon: what is missing is told apart from what is unknown, and both are told here. */
     while ((option = getopt_long(argc, argv, ":hv", options, NULL)) != -1) {
         if (option == 'h') {

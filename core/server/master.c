@@ -17,11 +17,13 @@
 #include "children.h"
 #include "control.h"
 #include "declared.h"
+#include "inherited.h"
 #include "log.h"
 #include "notify.h"
 #include "reload.h"
 #include "sockets.h"
 #include "tls.h"
+#include "upgrade.h"
 #include "watch.h"
 
 enum { SIGNALS = 7, ANSWER_ROOM = 256 * 1024 };
@@ -35,6 +37,7 @@ static struct {
     ev_signal signals[SIGNALS];
     ev_timer status, kill, tickets;
     bool announced; /* all workers serve, and it was told */
+    bool succeeded; /* another process serves in our place */
     unsigned asked; /* the control socket's question under way; 0: none */
     double began;
     int exit_status;
@@ -72,8 +75,12 @@ static void set_deadline(bool drain)
 static void stop(bool drain)
 {
     mg_reload_no_more();
+    mg_upgrade_give_up("moongate is told to stop");
+    mg_upgrade_tell_failed("the new process was told to stop before it served");
+    mg_watch_stop();
     m.stage = STOPPING;
-    mg_notify_stopping(drain ? "Exchanges in progress are finished" : "Stopping");
+    if (!m.succeeded)
+        mg_notify_stopping(drain ? "Exchanges in progress are finished" : "Stopping");
     mg_children_start_no_more();
     mg_children_tell(drain ? MG_WORD_DRAIN : MG_WORD_STOP);
     mg_sockets_keep(NULL, 0);
@@ -81,14 +88,24 @@ static void stop(bool drain)
     end_if_done();
 }
 
-static void fail(void)
+static void fail(const char *why)
 {
+    mg_upgrade_tell_failed(why);
     m.exit_status = 1;
     stop(false);
 }
 
 /* ---- Starting. ---- */
 
+/* Who serves is told of by this process alone from now on. */
+static void tell_ready(void)
+{
+    unsigned workers = mg_children_serving();
+
+    mg_notify_ready("Generation %u serves in %u workers", mg_declared_generation(), workers);
+}
+
+/* Another process of an upgrade, or the service manager, may hold what we hold. */
 static void announce_if_all_serve(void)
 {
     if (m.announced || m.stage != RUNNING || !mg_children_all_in_force())
@@ -102,7 +119,13 @@ static void announce_if_all_serve(void)
     for (unsigned i = 0; i < now->count && n < sizeof(list) - MG_ADDRESS_TEXT - 3; i++)
         n += (size_t)snprintf(list + n, sizeof(list) - n, "%s%s", i ? ", " : "", now->binds[i].text);
     mg_log(MG_LOG_INFO, "ready: %u worker%s, listening on %s", workers, workers == 1 ? "" : "s", list);
-    mg_notify_ready("Generation 1 serves in %u workers", workers);
+    mg_inherited_drop();
+    mg_sockets_settle();
+    mg_control_begin();
+    if (mg_upgrade_is_awaited())
+        mg_upgrade_tell_ready();
+    else
+        tell_ready();
 }
 
 static void commit_if_all_ready(void)
@@ -122,7 +145,7 @@ static void begin(const struct mg_ready *r)
 
     if (!mg_declared_take(r, &why)) {
         mg_log(MG_LOG_ERROR, "%s", why);
-        fail();
+        fail(why);
         return;
     }
     m.stage = STARTING;
@@ -164,7 +187,7 @@ static void on_failed(struct mg_child *c, const struct mg_letter *l)
         return;
     }
     fprintf(stderr, "%s\n", l->body);
-    fail();
+    fail(l->body);
 }
 
 static void answer_status(void)
@@ -238,7 +261,7 @@ static void on_not_started(struct mg_child *c)
     if (m.stage == RUNNING)
         mg_child_start_later(c);
     else
-        fail();
+        fail("a worker can't be started; the log says why");
 }
 
 static void on_end(struct mg_child *c, const struct mg_child_end *end)
@@ -256,8 +279,10 @@ static void on_end(struct mg_child *c, const struct mg_child_end *end)
             mg_log(MG_LOG_WARN, "worker %d (pid %d) died: %s; a new one takes its place", c->number, pid, end->how);
         mg_child_replace(c);
     } else {
-        mg_log(MG_LOG_ERROR, "worker %d (pid %d) died while starting: %s", c->number, pid, end->how);
-        fail();
+        char why[160];
+        snprintf(why, sizeof(why), "worker %d (pid %d) died while starting: %s", c->number, pid, end->how);
+        mg_log(MG_LOG_ERROR, "%s", why);
+        fail(why);
     }
     mg_reload_on_end(c, end);
     answer_if_all_reported();
@@ -268,6 +293,8 @@ static void on_forked(void)
     mg_sockets_forget();
     mg_watch_forget();
     mg_control_forget();
+    mg_inherited_forget();
+    mg_upgrade_forget();
     mg_notify_stop();
     for (unsigned i = 0; i < SIGNALS; i++) {
         ev_signal_stop(m.loop, &m.signals[i]);
@@ -283,11 +310,39 @@ static const struct mg_children_events children_events = { on_letter, on_end, on
 
 static void reload_unasked(void)
 {
-    if (m.stage == RUNNING)
+    if (mg_upgrade_under_way())
+        mg_upgrade_keep_signal(SIGHUP);
+    else if (m.stage == RUNNING)
         mg_reload_unasked();
     else
         mg_log(MG_LOG_WARN, "nothing is reloaded while moongate starts or stops");
 }
+
+static const char *on_upgrade(unsigned ticket)
+{
+    if (m.stage != RUNNING || !m.announced)
+        return "moongate is starting or stopping; it can't be upgraded now";
+    return mg_upgrade_begin(ticket);
+}
+
+static void upgrade_unasked(void)
+{
+    const char *why = on_upgrade(0);
+
+    if (why)
+        mg_log(MG_LOG_WARN, "upgrade: %s", why);
+}
+
+static void on_successor(pid_t pid)
+{
+    m.succeeded = true;
+    mg_notify_successor(pid);
+    mg_control_hand_over();
+    mg_sockets_hand_over();
+    stop(true);
+}
+
+static const struct mg_upgrade_events upgrade_events = { on_successor, tell_ready };
 
 static void on_signal(struct ev_loop *loop, ev_signal *s, int events)
 {
@@ -304,12 +359,13 @@ static void on_signal(struct ev_loop *loop, ev_signal *s, int events)
     case SIGUSR1:
         mg_log_reopen();
         mg_children_tell(MG_WORD_REOPEN);
+        mg_upgrade_keep_signal(SIGUSR1);
         break;
     case SIGHUP:
         reload_unasked();
         break;
     case SIGUSR2:
-        mg_log(MG_LOG_WARN, "USR2: upgrade is not available in this version");
+        upgrade_unasked();
         break;
     }
 }
@@ -343,12 +399,14 @@ static const char *on_reload(unsigned ticket)
 {
     if (m.stage != RUNNING)
         return "moongate is starting or stopping; nothing is reloaded now";
+    if (mg_upgrade_under_way())
+        return "an upgrade is under way; ask again when it has ended";
     if (!mg_reload_asked(ticket))
         return "another reload is under way; ask again when it has ended";
     return NULL;
 }
 
-static const struct mg_control_events control_events = { on_status, on_reload, stop };
+static const struct mg_control_events control_events = { on_status, on_reload, on_upgrade, stop };
 
 /* The keys of tickets are turned here too, so that a worker that is started later has the others' ones, and what is
  * over is forgotten here as well. */
@@ -368,18 +426,34 @@ static void release(void)
     mg_declared_end();
     mg_children_end();
     mg_reload_end();
+    mg_upgrade_end();
+}
+
+/* What the process before an upgrade had, if it is of use. */
+static bool start_shared(size_t size)
+{
+    int fd = mg_inherited_take(MG_INHERITED_SHARED);
+    const char *why;
+
+    if (fd >= 0 && mg_shared_inherit(fd, &why))
+        return true;
+    if (fd >= 0)
+        mg_log(MG_LOG_WARN, "upgrade: the memory that workers share begins anew: %s", why);
+    return mg_shared_start(size);
 }
 
 int mg_master_run(const struct mg_master_options *options)
 {
     const char *problem;
 
+    mg_log_who("master");
+    mg_inherited_read();
     m.loop = ev_default_loop(EVBACKEND_EPOLL);
-    if (!m.loop || !mg_shared_start(options->shared) || !mg_tls_start()) {
+    if (!m.loop || !start_shared(options->shared) || !mg_tls_start()) {
         mg_log(MG_LOG_ERROR, "the master can't start: %s", strerror(errno));
         return 1;
     }
-    mg_log_who("master");
+    mg_upgrade_start(m.loop, &upgrade_events);
     mg_notify_start(m.loop);
     m.began = ev_now(m.loop);
     catch_signals();
@@ -394,8 +468,10 @@ int mg_master_run(const struct mg_master_options *options)
         fprintf(stderr, "moongate: --watch: %s\n", strerror(errno));
         return 1;
     }
-    if (options->control && (problem = mg_control_open(m.loop, options->control, &control_events))) {
+    int control = mg_inherited_take(MG_INHERITED_CONTROL);
+    if (options->control && (problem = mg_control_open(m.loop, options->control, control, &control_events))) {
         fprintf(stderr, "moongate: %s\n", problem);
+        mg_upgrade_tell_failed(problem);
         return 1;
     }
     mg_children.count = 1;

@@ -251,6 +251,11 @@ void mg_reload_on_end(const struct mg_child *c, const struct mg_child_end *e)
 
 /* ---- Who asks for it. ---- */
 
+bool mg_reload_is_under_way(void)
+{
+    return r.active;
+}
+
 bool mg_reload_asked(unsigned ticket)
 {
     if (r.active)

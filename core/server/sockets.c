@@ -4,9 +4,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "inherited.h"
+
+/* Whose the file of a unix socket is. HANDED: another process may still need it. */
+enum owner { OURS, HANDED, LENT };
+
 static struct {
     struct mg_bind bind;
     int fd;
+    enum owner owner;
 } held[2 * MG_BINDS_MOST]; /* in a reload, those of before and those to come */
 static unsigned count;
 
@@ -26,6 +32,30 @@ int mg_sockets_find(const struct mg_address *a)
     return i < count ? held[i].fd : -1;
 }
 
+static void close_held(unsigned i)
+{
+    if (held[i].owner == OURS)
+        mg_bind_close(&held[i].bind, held[i].fd);
+    else
+        close(held[i].fd);
+}
+
+static bool hold(const struct mg_bind *b, const char **why)
+{
+    bool lent = false;
+    int fd = mg_inherited_socket(b, &lent);
+    enum owner owner = fd < 0 ? OURS : lent ? LENT : HANDED;
+
+    if (fd < 0)
+        fd = mg_bind_open(b, why);
+    if (fd < 0)
+        return false;
+    held[count].bind = *b;
+    held[count].owner = owner;
+    held[count++].fd = fd;
+    return true;
+}
+
 bool mg_sockets_open(const struct mg_bind *binds, unsigned binds_count, const char **why)
 {
     unsigned before = count;
@@ -33,16 +63,11 @@ bool mg_sockets_open(const struct mg_bind *binds, unsigned binds_count, const ch
     for (unsigned i = 0; i < binds_count; i++) {
         if (place_of(&binds[i].address) < count)
             continue;
-        int fd = mg_bind_open(&binds[i], why);
-        if (fd < 0) {
-            while (count > before) {
-                count--;
-                mg_bind_close(&held[count].bind, held[count].fd);
-            }
+        if (!hold(&binds[i], why)) {
+            while (count > before)
+                close_held(--count);
             return false;
         }
-        held[count].bind = binds[i];
-        held[count++].fd = fd;
     }
     return true;
 }
@@ -60,7 +85,7 @@ void mg_sockets_keep(const struct mg_bind *binds, unsigned binds_count)
     for (unsigned i = count; i-- > 0;) {
         const struct mg_bind *b = find_bind(binds, binds_count, &held[i].bind.address);
         if (!b) {
-            mg_bind_close(&held[i].bind, held[i].fd);
+            close_held(i);
             held[i] = held[--count];
         } else if (b->backlog != held[i].bind.backlog) {
             listen(held[i].fd, b->backlog > 0 ? b->backlog : SOMAXCONN);
@@ -73,4 +98,32 @@ void mg_sockets_forget(void)
 {
     while (count)
         close(held[--count].fd);
+}
+
+unsigned mg_sockets_list(int *fds, const char **names, unsigned most)
+{
+    unsigned n = 0;
+
+    for (; n < count && n < most; n++) {
+        fds[n] = held[n].fd;
+        names[n] = held[n].owner == LENT ? MG_INHERITED_LENT : MG_INHERITED_OURS;
+    }
+    return n;
+}
+
+static void change_owner(enum owner from, enum owner to)
+{
+    for (unsigned i = 0; i < count; i++)
+        if (held[i].owner == from)
+            held[i].owner = to;
+}
+
+void mg_sockets_settle(void)
+{
+    change_owner(HANDED, OURS);
+}
+
+void mg_sockets_hand_over(void)
+{
+    change_owner(OURS, HANDED);
 }

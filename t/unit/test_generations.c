@@ -83,7 +83,7 @@ int main(int argc, char **argv)
 
     assert(f && fputs(script, f) >= 0 && fclose(f) == 0);
     assert(mg_shared_start((size_t)1 << 28));
-    mg_shared_worker(0);
+    mg_shared_worker(0, 0);
     struct ev_loop *loop = ev_default_loop(EVBACKEND_EPOLL);
     mg_clock_start(loop);
     mg_exchange_start();

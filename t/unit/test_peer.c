@@ -228,9 +228,11 @@ static void what_a_dead_worker_had_in_flight_is_taken_off(void)
     struct mg_upstream *u = upstream("dead", (mg_upstream_spec){ 0 });
     struct mg_peer *p = add(u, "10.0.0.1:1", 1);
 
+    while (mg_shared_slot_take(getpid()) < 3)
+        ;
     pid_t child = fork();
     if (child == 0) {
-        mg_shared_worker(3);
+        mg_shared_worker(3, 3);
         mg_peer_begin(p);
         mg_peer_begin(p);
         _exit(0);
@@ -238,7 +240,7 @@ static void what_a_dead_worker_had_in_flight_is_taken_off(void)
     assert(waitpid(child, NULL, 0) == child);
     mg_peer_begin(p);
     assert(mg_peer_active(p) == 3);
-    mg_peer_forget_worker(3);
+    mg_peer_forget_slot(3);
     assert(mg_peer_active(p) == 1);
     mg_peer_end(p, false, -1);
     mg_upstream_free(u);
