@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from client import request
+from client import Client, request
 from h2wire import Http2, get
 from moongate import BINARY, become_reaper, free_port, run, wait_until
 from test_reload import edit, says
@@ -598,3 +598,25 @@ def test_scripts_don_t_see_the_convention_s_variables(moongate, launcher):
     assert gate.get("/").body == b"nil"
     gate.upgrade()
     assert gate.get("/").body == b"nil"
+
+
+@pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="systemd-socket-activate is not installed")
+def test_systemd_s_own_activation_starts_it_with_the_first_connection(tmp_path):
+    port, script, control = free_port(), tmp_path / "gateway.lua", tmp_path / "control.sock"
+    script.write_text(f'local gate = require "moongate"\ngate.set {{ access_log = "off" }}\n'
+                      f'gate.listen "127.0.0.1:{port}"\n' + says("ok"))
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(["systemd-socket-activate", "-l", f"127.0.0.1:{port}", "-E", "ASAN_OPTIONS", "-E",
+                                    "LSAN_OPTIONS", BINARY, str(script), "--workers", "1", "--control", str(control)],
+                                   stdout=log, stderr=log)
+    try:
+        wait_until(lambda: b"Listening" in (tmp_path / "log").read_bytes())
+        client = Client(("127.0.0.1", port))
+
+        assert client.get("/").body == b"ok"
+        assert run("stop", "--control", control).returncode == 0
+        assert process.wait(10) == 0
+        client.close()
+    finally:
+        process.kill()
+        process.wait()
