@@ -37,5 +37,12 @@ struct mg_budget_load {
  * call without arguments. A call that Lua makes through C can't be paused. Nothing of it is compiled, so that whatever
  * loops can be told by its line. */
 int mg_budget_slice(struct lua_State *co, int arguments, struct mg_budget_load *l);
+/* Whenever a run of this VM is over its budget and asked to stop, `trip` is told first, inside of the run. The same
+ * function for all VMs. */
+void mg_budget_tell(struct lua_State *L, void (*trip)(void *owner, unsigned ms), void *owner);
+/* Milliseconds of CPU that the last run had taken which was stopped or left. */
+unsigned mg_budget_spent(void);
+/* Seconds of CPU so far, while the tick goes; to 10 ms. */
+double mg_budget_clock(void);
 /* Milliseconds of CPU that a run may take. */
 unsigned mg_budget_allowed(void);

@@ -9,6 +9,7 @@
 
 #include "address.h"
 #include "arena.h"
+#include "hook.h"
 #include "times.h"
 #include "peer.h"
 #include "route.h"
@@ -91,6 +92,8 @@ struct mg_generation {
     unsigned tasks;     /* that refer to it */
     unsigned exchanges; /* and connections in their greeting: it stays as long */
     mg_lua_counts lua;
+    struct mg_hooks hooks;
+    bool watched;      /* its runs are timed */
     unsigned declared; /* chunks of its arena, for the question what is left open */
     int ready_code;    /* what mg_generation_ready said */
     bool ready_known;

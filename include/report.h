@@ -5,7 +5,7 @@
 
 struct mg_generation;
 
-enum { MG_REPORT_MOST = 4096 };
+enum { MG_REPORT_MOST = 32768 };
 
 /* Of worker `number`, with `now` in force or loading, and what is retired. `to` has room for MG_REPORT_MOST bytes; how
  * many it has got. */

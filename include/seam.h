@@ -206,6 +206,8 @@ int mg_answer_write(mg_view *x, const char *ptr, uint32_t len);
 int mg_answer_end(mg_view *x);
 /* The body will come piece by piece: MG_PHASE_PRODUCE is entered when the head goes out. */
 int mg_answer_produce(mg_view *x);
+/* In a phase that may answer: the proxy itself answers so, as when no peer is left; the reason is logged. */
+int mg_view_refuse(mg_view *x, int status, const char *reason, uint32_t len);
 /* The standard page for a status, as an answer: what `error` replaces. */
 int mg_answer_default(mg_view *x, int status);
 
@@ -442,6 +444,8 @@ typedef struct mg_settings {
     double load_budget;             /* seconds of CPU that the script's top level may take */
     double max_decoded_size;        /* bytes that may come out of a coded body; 0: no bound */
     double max_decoded_ratio;       /* and how many for each that goes in */
+    double blocking_threshold;      /* seconds that a call may hold the worker untold; 0: for ever */
+    double max_trips, trips_window; /* how often a policy may overrun within so many seconds, if it has an on_fail */
     mg_slice access_log, error_log; /* a path, "stderr", "off", "syslog:/dev/log" */
     mg_slice log_format;            /* "json", "common", "combined" */
     mg_slice log_fields;            /* of json: names with commas; empty: all */
@@ -536,6 +540,15 @@ int mg_declare_route(mg_generation *g, const mg_route_spec *spec);
 /* gate.use's phases: `request` before routing, and all others for an exchange without a route; connect, init, exit,
  * client_hello are bits MG_PHASE_COUNT + 0, 1, 2, 3. */
 void mg_declare_use(mg_generation *g, uint32_t wants);
+/* A policy, and a function of the script that the core may find at work: of a policy, or of none (0). Their numbers,
+ * from 1; 0 without memory. `who` is for messages. */
+enum mg_on_fail { MG_ON_FAIL_NONE, MG_ON_FAIL_OPEN, MG_ON_FAIL_CLOSED };
+int mg_declare_policy(mg_generation *g, const char *name, uint32_t len, int on_fail);
+int mg_declare_hook(mg_generation *g, const char *who, uint32_t len, int policy);
+/* Was it taken out before the VM was built anew? */
+bool mg_policy_is_out(const mg_generation *g, int policy);
+/* From now on exchanges of this route meet this phase. */
+void mg_route_want(mg_generation *g, int route, int phase);
 /* Checks the whole and compiles the routes. 0, or below 0 with mg_problem. */
 int mg_declare_done(mg_generation *g);
 /* Why the last declaring call failed: a sentence that names the value and the remedy. */
@@ -552,6 +565,8 @@ void mg_generation_fault(mg_generation *g, const char *ptr, uint32_t len);
 int mg_kept(const mg_generation *g, mg_slice *out);
 /* In GIVE: this is what g keeps; the bytes are copied. MG_NO_MEMORY. */
 int mg_keep(mg_generation *g, const char *ptr, uint32_t len);
+/* Code that nobody here knows may run from now on, and block: g's runs are timed. */
+void mg_generation_watch(mg_generation *g);
 /* Which worker this is, from 0; -1 in `moongate check`. */
 int mg_worker_number(void);
 
@@ -586,9 +601,16 @@ typedef struct mg_seal {
 int mg_crypto_seal(const mg_seal *s, char *to);
 int mg_crypto_open(const mg_seal *s, char *to);
 
-/* What Lua has open, counted by Lua itself in place: for the question what is left open. */
+/* What Lua has open and is at, noted by Lua itself in place. */
 typedef struct mg_lua_counts {
     int32_t fibers, requests;
     int32_t settled; /* not 0: MG_EVENT_SETTLE is wanted */
+    int32_t hook;    /* the one at work: what mg_declare_hook gave; 0: the runtime itself */
+    int32_t tripped; /* written by the core: ms of CPU of the run at work, which was over cpu_budget; taken back by who
+                        has failed that run for it */
+    int32_t out;     /* the same: not 0: a policy was taken out */
+    int32_t told;    /* the run at work has held the worker, which was told already */
 } mg_lua_counts;
 mg_lua_counts *mg_lua_count(mg_generation *g);
+/* A hook has failed as memory_limit was reached. */
+void mg_hook_overran(mg_generation *g, int hook);

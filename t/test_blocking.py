@@ -78,10 +78,54 @@ def test_luasocket_is_told_too(moongate, origin):
     assert "gateway.lua:11: socket.sleep held the worker" in gate.wait_log("socket.sleep")[0]
 
 
+FFI = """local ffi = require "ffi"
+        ffi.cdef "int usleep(unsigned);"
+        local nap = { name = "nap", access = function(req) if req.query then ffi.C.usleep(150000) end end }
+        gate.route { "/", policies = { nap }, handler = function() return 200 end }
+        gate.route { "/waits", handler = function() gate.sleep(0.01) ffi.C.usleep(150000) return 200 end }"""
+
+
+def test_a_call_that_nobody_knows_is_told_once_with_its_hook(moongate):
+    gate = moongate(FFI)
+
+    assert [gate.get(target).status for target in ("/", "/?now", "/?now", "/waits")] == [200] * 4
+
+    assert len(gate.wait_log(r"access of policy nap \(.*gateway.lua:4\) held the worker for 0\.[1-9]")) == 1
+    assert len(gate.wait_log(r"the route's handler \(.*gateway.lua:6\) held the worker for 0\.[1-9]")) == 1
+    assert len(gate.wait_log("held the worker")) == 2
+
+
+def test_a_library_that_is_loaded_late_is_watched_too(moongate):
+    gate = moongate("""gate.route { "/", handler = function()
+        local ffi = require "ffi"
+        ffi.cdef "int usleep(unsigned);"
+        return 200
+    end }
+    gate.route { "/nap", handler = function() require("ffi").C.usleep(150000) return 200 end }""")
+    gate.get("/")
+
+    assert gate.get("/nap").status == 200
+
+    gate.wait_log(r"the route's handler \(.*gateway.lua:7\) held the worker")
+
+
+def test_what_computes_is_not_told_as_blocking(moongate):
+    gate = moongate("""require("ffi").cdef "int usleep(unsigned);"
+        gate.route { "/", handler = function()
+            local began, n = os.clock(), 0
+            while os.clock() < began + 0.15 do n = n + 1 end
+            return 200
+        end }""", set="cpu_budget = 2")
+
+    assert gate.get("/").status == 200
+
+    assert "held the worker" not in gate.log()
+
+
 def test_a_short_call_and_one_at_the_top_level_are_not_told(moongate, tmp_path):
     gate = moongate(f"""
         os.execute "sleep 0.2"
-        gate.set {{ blocking_threshold = 0.15 }}
+        gate.set {{ blocking_threshold = 2 }}
         gate.route {{ "/", handler = function()
             local f = assert(io.open("{tmp_path}/small", "w"))
             f:write "some"

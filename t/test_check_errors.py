@@ -57,6 +57,8 @@ MISTAKES = {
     "a parameter without a name": ('gate.route { "/a/:", handler = print }', "3", '"/a/:"', ":"),
     "the same route twice": ('gate.route { "/a", handler = print }\ngate.route { "/a", handler = print }', "4", '"/a"',
                              "gateway.lua:3"),
+    "an on_fail that is none": ('gate.use { access = print, on_fail = "shut" }', "3", '"shut"', 'on_fail must be "open" or "closed"'),
+    "no trips at all": ("gate.set { max_trips = 0 }", "3", "0", "from 1 to 64"),
     "a route that ends nowhere": ('gate.route { "/a" }', "3", '"/a"', "give it an upstream or a handler"),
     "a route that ends twice": (UP + 'gate.route { "/a", upstream = "app", handler = print }', "4", '"/a"', "one of them"),
     "a route to an unknown upstream": (UP + 'gate.route { "/a", upstream = "appp" }', "4", '"appp"', 'did you mean "app"'),

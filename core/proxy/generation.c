@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "dial.h"
+#include "log.h"
 #include "tls.h"
 
 enum { GENERATION_MAGIC = 0x6d67676e, PROBLEM_MOST = 512, TRUSTED_MOST = 256, LISTENS_MOST = 256, TLS_MOST = 4096 };
@@ -42,6 +43,9 @@ static void default_settings(mg_settings *s)
         .load_budget = 5,
         .max_decoded_size = 1024.0 * 1024 * 1024,
         .max_decoded_ratio = 300,
+        .blocking_threshold = 0.05,
+        .max_trips = 5,
+        .trips_window = 60,
         .access_log = MG_LIT("stderr"),
         .error_log = MG_LIT("stderr"),
         .log_format = MG_LIT("json"),
@@ -89,6 +93,7 @@ void mg_generation_free(struct mg_generation *g)
     free(g->changes);
     free(g->files);
     free(g->kept);
+    mg_hooks_free(&g->hooks);
     mg_arena_free(g->arena);
     free(g);
 }
@@ -369,6 +374,42 @@ void mg_declare_use(mg_generation *g, uint32_t wants)
     g->use_wants = wants & (1u << MG_PHASE_REQUEST | MG_USE_CONNECT | MG_USE_INIT | MG_USE_EXIT | MG_USE_HELLO);
     g->unrouted.wants = wants & (1u << MG_PHASE_ERROR | 1u << MG_PHASE_RESPONSE | 1u << MG_PHASE_RESPONSE_BODY |
                                  1u << MG_PHASE_LOG);
+}
+
+int mg_declare_policy(mg_generation *g, const char *name, uint32_t len, int on_fail)
+{
+    return mg_hooks_add_policy(&g->hooks, (mg_slice){ name, len }, on_fail);
+}
+
+int mg_declare_hook(mg_generation *g, const char *who, uint32_t len, int policy)
+{
+    return mg_hooks_add(&g->hooks, (mg_slice){ who, len }, policy);
+}
+
+bool mg_policy_is_out(const mg_generation *g, int policy)
+{
+    return mg_hooks_is_out(&g->hooks, policy);
+}
+
+void mg_route_want(mg_generation *g, int route, int phase)
+{
+    if (route >= 0 && (unsigned)route < g->route_count)
+        g->routes[route].wants |= 1u << phase;
+}
+
+void mg_hook_overran(mg_generation *g, int hook)
+{
+    const mg_settings *s = &g->settings;
+    const struct mg_hook_policy *p = mg_hooks_trip(&g->hooks, hook, (unsigned)s->max_trips, s->trips_window);
+
+    if (!p)
+        return;
+    g->lua.out = g->lua.settled = 1;
+    mg_log(MG_LOG_ERROR,
+           "policy %s has overrun its budgets %.0f times within %.0f s and is taken out until the next reload: %s",
+           p->name, s->max_trips, s->trips_window,
+           p->on_fail == MG_ON_FAIL_OPEN ? "its hooks are skipped (on_fail = \"open\")"
+                                         : "exchanges of its routes are answered with 503 (on_fail = \"closed\")");
 }
 
 int mg_declare_done(mg_generation *g)

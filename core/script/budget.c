@@ -40,6 +40,8 @@ static int allowed;                          /* ticks a run; 0: no bound */
 static const struct mg_budget_load *loading; /* whose slice runs now */
 static double slice_ends;                    /* as seconds_now() */
 static bool paused, ticking;
+static unsigned spent; /* ms of CPU, by the run that was stopped or left */
+static void (*on_trip)(void *owner, unsigned ms);
 static lua_State *running;
 static void *way_out[5]; /* the compiler's own jump: it keeps what a function must, and no signal mask */
 
@@ -82,11 +84,31 @@ static bool may_leave(const ucontext_t *c)
     return code_count > 0;
 }
 
+static unsigned ms_of(int of_ticks)
+{
+    return (unsigned)of_ticks * TICK_US / 1000;
+}
+
+/* An address of ours as a key of the registry: looking it up takes no memory, of which there may be none. */
+static void *owner_of(lua_State *L)
+{
+    lua_pushlightuserdata(L, &on_trip);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    void *owner = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    return owner;
+}
+
 static void stop(lua_State *L, lua_Debug *ar)
 {
     (void)ar;
     lua_sethook(L, NULL, 0, 0);
-    luaL_error(L, "this run took longer than cpu_budget allows (%d ms of CPU)", (int)mg_budget_allowed());
+    spent = ms_of(ticks - began);
+    on_trip(owner_of(L), spent);
+    luaL_where(L, 0);
+    lua_pushfstring(L, "%sthis run has taken %d ms of CPU, and cpu_budget allows %d ms", lua_tostring(L, -1),
+                    (int)spent, (int)mg_budget_allowed());
+    lua_error(L);
 }
 
 static void stop_loading(lua_State *L, lua_Debug *ar)
@@ -115,8 +137,10 @@ static void on_tick(int signal, siginfo_t *info, void *context)
     if (began < 0 || !most)
         return;
     int over = ticks - began - most + (loading ? loading->spent : 0);
-    if (over > GRACE && may_leave(context))
+    if (over > GRACE && may_leave(context)) {
+        spent = ms_of(ticks - began);
         __builtin_longjmp(way_out, 1);
+    }
     if (over > 0)
         lua_sethook(running, loading ? stop_loading : stop, LUA_MASKCOUNT, 1);
 }
@@ -145,7 +169,25 @@ void mg_budget_allow(double seconds)
 
 unsigned mg_budget_allowed(void)
 {
-    return (unsigned)allowed * TICK_US / 1000;
+    return ms_of(allowed);
+}
+
+double mg_budget_clock(void)
+{
+    return ticks * (TICK_US / 1e6);
+}
+
+unsigned mg_budget_spent(void)
+{
+    return spent;
+}
+
+void mg_budget_tell(lua_State *L, void (*trip)(void *owner, unsigned ms), void *owner)
+{
+    on_trip = trip;
+    lua_pushlightuserdata(L, &on_trip);
+    lua_pushlightuserdata(L, owner);
+    lua_rawset(L, LUA_REGISTRYINDEX);
 }
 
 int mg_budget_call(lua_State *L, int arguments, int results)

@@ -240,6 +240,18 @@ int mg_answer_produce(mg_view *v)
     return MG_OK;
 }
 
+int mg_view_refuse(mg_view *v, int status, const char *reason, uint32_t len)
+{
+    struct mg_exchange *x = MG_EXCHANGE_OF(v);
+
+    if (v->head_sent)
+        return MG_TOO_LATE;
+    x->failed = true;
+    x->error_status = (unsigned)status;
+    x->error_text = mg_arena_copy(x->arena, (mg_slice){ reason, len });
+    return MG_OK;
+}
+
 int mg_answer_default(mg_view *v, int status)
 {
     int answered = mg_answer(v, status);
@@ -583,6 +595,12 @@ void mg_generation_fault(mg_generation *g, const char *ptr, uint32_t len)
 {
     free(g->fault);
     g->fault = strndup(ptr, len);
+}
+
+void mg_generation_watch(mg_generation *g)
+{
+    g->watched = true;
+    g->lua.settled = 1; /* so that vm.c looks */
 }
 
 int mg_keep(mg_generation *g, const char *ptr, uint32_t len)

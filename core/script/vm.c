@@ -123,8 +123,42 @@ static void lose(struct vm *vm, const char *why)
 
 static void lose_to_budget(struct vm *vm)
 {
+    struct mg_generation *g = vm->generation;
+    char why[512];
+
     vm->inside = false;
-    lose(vm, "a run of Lua took longer than cpu_budget and did not stop when it was asked to");
+    snprintf(why, sizeof(why), "%s has taken %u ms of CPU, and cpu_budget allows %u ms; it did not stop when asked to",
+             mg_hooks_who(&g->hooks, g->lua.hook), mg_budget_spent(), mg_budget_allowed());
+    if (!g->lua.tripped)
+        mg_hook_overran(g, g->lua.hook);
+    lose(vm, why);
+}
+
+/* A run is asked to stop. One that catches the error and goes on is asked again; it counts once. */
+static void on_trip(void *owner, unsigned ms)
+{
+    struct mg_generation *g = owner;
+
+    if (g->lua.tripped)
+        return;
+    g->lua.tripped = (int32_t)ms;
+    g->lua.settled = 1;
+    mg_hook_overran(g, g->lua.hook);
+}
+
+/* The hooks of a phase have ended well, but one of them was over the budget and caught the error that said so. */
+static void fail_tripped(struct vm *vm, struct mg_view *x, enum mg_phase phase)
+{
+    struct mg_generation *g = vm->generation;
+    char id[16];
+
+    mg_view_id(x, id);
+    mg_log(MG_LOG_ERROR,
+           "[%.16s] %s has taken %d ms of CPU, and cpu_budget allows %u ms; it caught the error that told it so, and "
+           "fails all the same",
+           id, mg_hooks_who(&g->hooks, g->lua.hook), (int)g->lua.tripped, mg_budget_allowed());
+    mg_phase_failed(x, (int)phase);
+    g->lua.tripped = 0;
 }
 
 struct collection {
@@ -187,6 +221,8 @@ static int call(struct vm *vm)
     return answer;
 }
 
+static const struct mg_policy watched_policy;
+
 static int enter(struct vm *vm, int event, uint32_t a, int b, void *c)
 {
     lua_State *L = vm->L;
@@ -200,6 +236,8 @@ static int enter(struct vm *vm, int event, uint32_t a, int b, void *c)
     lua_pushinteger(L, (lua_Integer)a);
     lua_pushinteger(L, b);
     lua_pushnumber(L, (lua_Number)(uintptr_t)c);
+    if (vm->generation->watched)
+        vm->policy = watched_policy;
     return call(vm);
 }
 
@@ -286,10 +324,13 @@ static int enter_phase(struct vm *vm, struct mg_view *x, enum mg_phase phase)
         lua_settop(vm->ready, WORKS_OF_READY);
     }
     vm->inside = false;
-    if (vm->generation->lua.settled)
-        enter(vm, MG_EVENT_SETTLE, 0, 0, NULL);
-    else
+    if (!vm->generation->lua.settled) {
         relieve(vm);
+        return 0;
+    }
+    if (vm->generation->lua.tripped)
+        fail_tripped(vm, x, phase);
+    enter(vm, MG_EVENT_SETTLE, 0, 0, NULL);
     return 0;
 }
 
@@ -397,6 +438,61 @@ static void vm_closed(struct mg_policy *p, struct mg_connection_view *c)
 
 static const struct mg_policy vm_policy = { vm_enter, vm_connect, vm_wake, vm_gone, vm_finish, vm_closed };
 
+/* ---- Entering a VM with code that nobody here knows: how long does it hold the worker? ---- */
+
+struct watch {
+    double began, computed;
+};
+
+static struct watch begin_watch(void)
+{
+    return (struct watch){ mg_clock_read(), mg_budget_clock() };
+}
+
+/* What computes is the budget's, even when others take the processor from it meanwhile. */
+static void end_watch(const struct vm *vm, const struct watch *w)
+{
+    struct mg_generation *g = vm->generation;
+    double most = g->settings.blocking_threshold, held = mg_clock_read() - w->began;
+    bool blocked = most > 0 && held > most && mg_budget_clock() - w->computed < held / 5, told = g->lua.told;
+
+    g->lua.told = 0;
+    if (!blocked || told || !mg_hooks_tell(&g->hooks, g->lua.hook))
+        return;
+    mg_log(MG_LOG_WARN,
+           "%s held the worker for %.3f s, and with it all that it serves: a C function or a call by ffi that blocks",
+           mg_hooks_who(&g->hooks, g->lua.hook), held);
+}
+
+static enum mg_next watched_enter(struct mg_policy *p, struct mg_view *x, enum mg_phase phase)
+{
+    struct watch w = begin_watch();
+    enum mg_next next = vm_enter(p, x, phase);
+
+    end_watch((struct vm *)p, &w);
+    return next;
+}
+
+static enum mg_next watched_connect(struct mg_policy *p, struct mg_connection_view *c)
+{
+    struct watch w = begin_watch();
+    enum mg_next next = vm_connect(p, c);
+
+    end_watch((struct vm *)p, &w);
+    return next;
+}
+
+static void watched_wake(struct mg_policy *p, int ticket, int code)
+{
+    struct watch w = begin_watch();
+
+    vm_wake(p, ticket, code);
+    end_watch((struct vm *)p, &w);
+}
+
+static const struct mg_policy watched_policy = { watched_enter, watched_connect, watched_wake,
+                                                 vm_gone,       vm_finish,       vm_closed };
+
 /* ---- Loading. ---- */
 
 static void close_vm(struct vm *vm)
@@ -450,6 +546,7 @@ enum mg_status mg_vm_open(struct mg_generation *g, const char *script, const str
     vm->L = lua_newstate(mg_heap_change, &vm->heap);
     if (vm->L && !mg_load_begin(&vm->load, vm->L, g, script, wants)) {
         assert(lua_gettop(vm->L) == WORKS);
+        mg_budget_tell(vm->L, on_trip, g);
         learn_ready(vm);
         g->policy = &vm->policy;
         return MG_OK;
@@ -469,6 +566,8 @@ static enum mg_status loaded(struct vm *vm, mg_slice *problem)
     }
     mg_budget_learn();
     set_limit(vm);
+    if (vm->generation->watched)
+        vm->policy = watched_policy;
     vm->generation->state = MG_GENERATION_READY;
     return MG_OK;
 }

@@ -281,7 +281,9 @@ static void rebuild(void)
     if (!rebuilt) {
         mg_log(MG_LOG_ERROR, "the VM could not be built anew: %.*s", (int)problem.len, problem.ptr);
         ev_timer_again(loop, &rebuild_timer);
+        return;
     }
+    mg_hooks_inherit(&rebuilt->hooks, &mg_generation_now->hooks);
     while (rebuilt && rebuilt->state == MG_GENERATION_LOADING)
         load_slice(rebuilt);
 }

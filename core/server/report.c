@@ -19,16 +19,22 @@
 #include "tcp.h"
 #include "vm.h"
 
-enum { REPORTED_MOST = 16 }; /* retired generations */
+enum { REPORTED_MOST = 16 };   /* retired generations */
+enum { POLICIES_MOST = 1024 }; /* bytes about the policies of each that have overrun */
 
 static size_t report_generation(char *to, size_t size, const struct mg_generation *g)
 {
     static const char *const states[] = { "loading", "ready", "in force", "retired", "cut", "failed" };
     bool old = g->state == MG_GENERATION_RETIRED || g->state == MG_GENERATION_CUT;
 
-    return (size_t)snprintf(
-        to, size, "{\"number\":%u,\"state\":\"%s\",\"retired_for\":%.0f,\"exchanges\":%u,\"memory\":%.0f}", g->number,
-        states[g->state], old ? mg_clock_now() - g->retired : 0, g->exchanges, mg_vm_memory(g));
+    char policies[POLICIES_MOST];
+
+    mg_hooks_report(&g->hooks, policies, sizeof(policies));
+    return (size_t)snprintf(to, size,
+                            "{\"number\":%u,\"state\":\"%s\",\"retired_for\":%.0f,\"exchanges\":%u,\"memory\":%.0f,"
+                            "\"policies\":[%s]}",
+                            g->number, states[g->state], old ? mg_clock_now() - g->retired : 0, g->exchanges,
+                            mg_vm_memory(g), policies);
 }
 
 struct sums {

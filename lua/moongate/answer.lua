@@ -3,8 +3,11 @@ local C = require "moongate.seam"
 local exchange = require "moongate.exchange"
 local fetch = require "moongate.fetch"
 local headers = require "moongate.headers"
+local hook = require "moongate.hook"
 local json = require "moongate.json"
 local response = require "moongate.response"
+
+local who = hook.who
 
 local answer = {}
 
@@ -13,14 +16,6 @@ local dropped = {
   connection = true, ["keep-alive"] = true, ["proxy-connection"] = true, te = true, trailer = true,
   ["transfer-encoding"] = true, upgrade = true, ["content-length"] = true, ["proxy-authenticate"] = true,
 }
-
--- "access of policy auth", or "the route's handler".
-local function who(phase, entry)
-  if entry.alone then return entry.label end
-  return phase .. " of policy " .. entry.label
-end
-
-answer.who = who
 
 local slice = require("ffi").new "mg_slice"
 

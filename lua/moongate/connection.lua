@@ -3,11 +3,14 @@ local ffi = require "ffi"
 local C = require "moongate.seam"
 local exchange = require "moongate.exchange"
 local fiber = require "moongate.fiber"
+local hook = require "moongate.hook"
 local log = require "moongate.log"
 local peer = require "moongate.peer"
 local problem = require "moongate.problem"
 local state = require "moongate.state"
 local tls = require "moongate.tls"
+
+local at = hook.at
 
 local connection = {}
 
@@ -79,7 +82,7 @@ local phases = {
 local function choose(record)
   local view = record.view
   local entry = state.tcp[view.route]
-  fiber.current().entry = entry
+  at.hook = entry.number
   local chosen = entry.fn(record.conn)
   if not record.view or chosen == nil or chosen == false then return end
   local upstream = peer.find_upstream(chosen)
@@ -90,9 +93,8 @@ local function choose(record)
 end
 
 local function run(record)
-  local f = fiber.current()
   for _, entry in ipairs(record.phase.hooks) do
-    f.entry = entry
+    at.hook = entry.number
     if entry.fn(record.conn) == false then
       record.view.refused = 1
       return
@@ -105,8 +107,8 @@ local function ended(f, ok, _, trace, waited)
   local record = f.owner
   local view = record.view
   if trace then
-    local who = f.entry and f.entry.label or "?"
-    log.error(("%s of %s%s: %s"):format(record.phase.name, record.phase.hooks and "policy " or "", who, trace))
+    local entry = hook.of(f.hook)
+    log.error(("%s: %s"):format(entry and hook.who(record.phase.name, entry) or record.phase.name, trace))
   end
   if not view then return end
   if not ok then view.refused = 1 end

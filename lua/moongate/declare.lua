@@ -61,6 +61,8 @@ local set_keys = {
   blocking_threshold = seconds(),
   max_decoded_size = size(),
   max_decoded_ratio = schema.number(),
+  max_trips = count { min = 1, max = 64 },
+  trips_window = seconds { above = 0 },
   access_log = text { expect = 'a path, "stderr", "off" or "syslog:/dev/log"' },
   error_log = text { expect = 'a path or "stderr"' },
   log_format = schema.choice { "json", "common", "combined" },

@@ -15,16 +15,19 @@
 -- An owner is what a fiber works for: an exchange, a connection, a timer. It is
 -- a table with task() and, while some of its fibers wait, a list of them.
 local C = require "moongate.seam"
+local hook = require "moongate.hook"
 local state = require "moongate.state"
 local works = require "moongate.works"
 local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
 local traceback = debug.traceback
+local at = hook.at
 
 local fiber = {}
 
 local GONE = C.MG_GONE
 local POOL_MOST = 256
 local REFUSALS_MOST = 100
+local NO_MEMORY = "not enough memory"          -- as LuaJIT says it
 
 local mark = {}         -- what a fiber yields that waits
 fiber.mark = mark
@@ -39,22 +42,19 @@ local pool, pooled = {}, 0             -- whose coroutines run serve
 local bare, bared = {}, 0               -- whose coroutines run what vm.c calls in them
 local ready, values, first, last = {}, {}, 1, 0    -- settled: a queue
 local serials = 0
-local counts            -- mg_lua_counts, once somebody waits or is settled
 
 --- The fiber that runs now, or nil.
 function fiber.current() return current end
 
 local function count(by)
-  counts = counts or C.mg_lua_count(state.generation)
-  counts.fibers = counts.fibers + by
+  at.fibers = at.fibers + by
 end
 
 -- It runs when the fiber at work has stopped; the core asks for that if it has entered that one.
 local function enqueue(f, value)
   last = last + 1
   ready[last], values[last] = f, value
-  counts = counts or C.mg_lua_count(state.generation)
-  counts.settled = 1
+  at.settled = 1
 end
 
 -- A fiber that waits is in its owner's list until it ends.
@@ -87,14 +87,26 @@ local function perform(f)
   f.work(f.a, f.b)
 end
 
+-- The core has asked the run that has just ended to stop: it has failed then, though it may have caught that error.
+local function note_trip(f)
+  f.tripped = ("it has taken %d ms of CPU, more than cpu_budget allows, and caught the error that told it so")
+    :format(at.tripped)
+  at.tripped = 0
+end
+
 -- The fiber has ended: back to the pool, and its starter is told.
 local function finish(f, ok, problem)
   local ended, waited, trace = f.ended, f.linked, nil
+  if f.tripped then
+    if ok then ok, problem = false, f.tripped end
+    f.tripped = false
+  end
+  if problem == NO_MEMORY then C.mg_hook_overran(state.generation, f.hook) end
   if waited then unlink(f) end
   if not ok and problem ~= gone then trace = traceback(f.co, tostring(problem)) end
   if ended then ended(f, ok, problem, trace, waited) end
   f.owner, f.phase, f.gone = false, false, false
-  f.work, f.a, f.b, f.ended, f.entry = nil, nil, nil, nil, nil
+  f.work, f.a, f.b, f.ended = nil, nil, nil, nil
   if not ok then return end
   if f.bare then
     if bared < POOL_MOST then
@@ -110,9 +122,10 @@ end
 -- Runs f until it waits (true) or ends. `value` is what it waited for; or perform and f, at its beginning.
 local function run(f, value, itself)
   local before = current
-  current = f
+  current, at.hook = f, f.hook
   local ok, word = resume(f.co, value, itself)
-  current = before
+  current, f.hook = before, at.hook
+  if at.tripped ~= 0 then note_trip(f) end
   if word == mark and ok then
     if not f.linked then link(f) end
     return true
@@ -124,7 +137,8 @@ end
 jit.off(run)
 
 local function new(co, is_bare)
-  return { co = co, bare = is_bare, linked = false, parked = 0, gone = false, owner = false, phase = false }
+  return { co = co, bare = is_bare, linked = false, parked = 0, gone = false, owner = false, phase = false,
+    hook = 0, tripped = false }
 end
 
 local function idle()
@@ -137,7 +151,7 @@ end
 
 local function take(owner, work, a, b, ended)
   local f = idle()
-  f.owner, f.work, f.a, f.b, f.ended = owner, work, a, b, ended
+  f.owner, f.work, f.a, f.b, f.ended, f.hook = owner, work, a, b, ended, at.hook
   return f
 end
 
@@ -261,6 +275,16 @@ function fiber.cancel(f)
   enqueue(f, GONE)
 end
 
+--- The running fiber has done one of several pieces of work.
+---@return string? why that piece counts as failed, though it has thrown nothing
+function fiber.next_piece()
+  local f = current
+  if at.tripped ~= 0 then note_trip(f) end
+  local why = f.tripped
+  f.tripped = false
+  return why or nil
+end
+
 --- Cancels all fibers of an owner that wait; `parked`: only those that wait for no ticket.
 function fiber.cancel_all(owner, parked)
   local f = owner.fibers
@@ -285,7 +309,7 @@ function fiber.drain()
     end
   end
   first, last = 1, 0
-  counts.settled = 0
+  at.settled = 0
 end
 
 --- The core has answered a ticket.
@@ -322,6 +346,8 @@ lay_ready()
 function fiber.part(owner, phase, waits, problem, ended)
   local f = current
   lay_ready()
+  f.hook = at.hook
+  if at.tripped ~= 0 then note_trip(f) end
   if not owner or f.owner ~= owner then return false end
   f.phase, f.ended = phase, ended
   if not waits then

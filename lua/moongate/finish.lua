@@ -7,6 +7,8 @@ local ffi = require "ffi"
 local C = require "moongate.seam"
 local core = require "moongate.core"
 local declared = require "moongate.declared"
+local hook = require "moongate.hook"
+local on_fail = require "moongate.on_fail"
 local policy = require "moongate.policy"
 local problem = require "moongate.problem"
 local state = require "moongate.state"
@@ -21,7 +23,8 @@ local limit_keys = {
 }
 local number_keys = {
   "workers", "drain_timeout", "cpu_budget", "memory_limit", "shared_size", "log_flush", "load_budget",
-  "max_decoded_size", "max_decoded_ratio",
+  "max_decoded_size", "max_decoded_ratio", "max_trips", "trips_window",
+  "blocking_threshold",
 }
 local text_keys = { "access_log", "error_log", "log_format", "log_level" }
 local word_keys = { "log_fields", "resolver" }
@@ -100,7 +103,7 @@ local function upstream_hooks(upstream, own, handler)
     end
     if fn then
       local label = choose and "upstreams" or ('upstream "%s"'):format(upstream.name)
-      last[name] = { fn = fn, policy = { name = label }, label = label }
+      last[name] = hook.new(name, fn, label)
     end
   end
   return last
@@ -195,6 +198,7 @@ local function declare_routes(base)
     r.number, r.ends_at = number, upstream
     state.routes[number] = {
       name = r.name, pattern = r.pattern, params = param_names(r.pattern), hooks = hooks, handler = r.handler,
+      handler_entry = r.handler and hook.new("handler", r.handler, "the route's handler", true),
       upstream = upstream and upstream.object, max_text_size = r.limits.max_text_size or tonumber(base.max_text_size),
     }
     declared.by_number[number] = r
@@ -249,4 +253,5 @@ return function(script)
   declare_routes(base)
   declare_uses(base)
   if C.mg_declare_done(state.generation) < 0 then problem.raise(script, core.refusal()) end
+  on_fail.apply()
 end

@@ -1,15 +1,18 @@
 -- moongate.generation - the init and exit hooks, which belong to no exchange.
 local C = require "moongate.seam"
 local fiber = require "moongate.fiber"
+local hook = require "moongate.hook"
 local log = require "moongate.log"
 local owner = require "moongate.owner"
 local state = require "moongate.state"
+
+local at = hook.at
 
 local generation = {}
 
 local function run_init()
   for _, entry in ipairs(state.init) do
-    fiber.current().entry = entry
+    at.hook = entry.number
     entry.fn()
   end
 end
@@ -19,7 +22,8 @@ local failed
 local function init_ended(f, ok, _, trace, waited)
   failed = not ok
   if trace then
-    local fault = ("init of policy %s: %s"):format(f.entry and f.entry.label or "?", trace)
+    local entry = hook.of(f.hook)
+    local fault = ("%s: %s"):format(entry and hook.who("init", entry) or "init", trace)
     C.mg_generation_fault(state.generation, fault, #fault)
   end
   f.owner:close()
@@ -36,6 +40,7 @@ function generation.init()
 end
 
 local function run_exit(entry)
+  at.hook = entry.number
   entry.fn()
 end
 

@@ -6,15 +6,15 @@ local C = require "moongate.seam"
 local answer = require "moongate.answer"
 local exchange = require "moongate.exchange"
 local fiber = require "moongate.fiber"
+local hook = require "moongate.hook"
 local peer = require "moongate.peer"
 local request = require "moongate.request"
 local response = require "moongate.response"
+local at = hook.at
 local begin, current = exchange.begin, fiber.current
 local apply, request_of, response_of = answer.apply, request.of, response.of
 
 local handle = {}
-
-local handler_entry = { label = "the route's handler", alone = true }
 
 local function forward(x)
   local code = C.mg_forward(x.view)
@@ -40,14 +40,14 @@ local function innermost(x)
     forward(x)
     return
   end
-  local f, before = current(), x.res
-  f.entry = handler_entry
+  local before, entry = x.res, x.route.handler_entry
+  at.hook = entry.number
   local status, body, headers = handler(x.req)
   if peer.is_upstream(status) then
     C.mg_view_set_upstream(x.view, status[1])
     forward(x)
   elseif status ~= nil then
-    apply(x, handler_entry, "handler", status, body, headers)
+    apply(x, entry, "handler", status, body, headers)
   elseif x.res == before or not x.res then
     if x.view.upstream == nil then
       error("the handler returned nothing; return a status, a response or an upstream", 0)
@@ -62,10 +62,9 @@ local run_layer
 local function make_next(onion, i)
   return function(req)
     local x = req and req[2] or fiber.owner()
-    local f = current()
-    local entry = f.entry
+    local number = at.hook
     local res = run_layer(onion, x, i)
-    f.entry = entry
+    at.hook = number
     return res
   end
 end
@@ -80,7 +79,7 @@ function run_layer(onion, x, i)
     return response_of(x)
   end
 
-  current().entry = entry
+  at.hook = entry.number
   local status, body, headers = entry.fn(x.req, onion.nexts[i])
   if status ~= nil then
     if peer.is_upstream(status) then

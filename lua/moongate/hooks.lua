@@ -3,7 +3,7 @@
 -- Of each list of hooks a function work(slot, pointer) is made (works.lua). Its
 -- text is written out, hook by hook, and loaded anew for each list: LuaJIT
 -- compiles a function for what it does first, so lists that shared one would
--- spoil it for each other. f.entry is the hook at work, for messages.
+-- spoil it for each other. at.hook is the one at work.
 local ffi = require "ffi"
 local C = require "moongate.seam"
 local answer = require "moongate.answer"
@@ -11,6 +11,7 @@ local body = require "moongate.filter"
 local exchange = require "moongate.exchange"
 local fiber = require "moongate.fiber"
 local handle = require "moongate.handle"
+local hook = require "moongate.hook"
 local message = require "moongate.message"
 local peer = require "moongate.peer"
 local request = require "moongate.request"
@@ -23,7 +24,7 @@ local hooks = {}
 
 local tools = {
   live = exchange.live, open = exchange.open, close = exchange.close, current = fiber.current,
-  apply = answer.apply, request_of = request.of, response_of = response.of, candidates = peer.candidates,
+  at = hook.at, apply = answer.apply, request_of = request.of, response_of = response.of, candidates = peer.candidates,
 }
 
 function tools.attempt_peer(x, req)
@@ -76,7 +77,7 @@ local apply, request_of, response_of, candidates = tools.apply, tools.request_of
 local attempt_peer, attempt_done = tools.attempt_peer, tools.attempt_done
 local error_of, failure_of = tools.error_of, tools.failure_of
 local pick, verdict = tools.pick, tools.verdict
-local live, open, close, current = tools.live, tools.open, tools.close, tools.current
+local live, open, close, current, at = tools.live, tools.open, tools.close, tools.current, tools.at
 return function(%s)
   %s
   local req = x.req or request_of(x)
@@ -90,7 +91,7 @@ local function answering(phase, before, arguments)
     before = before,
     hook = ([[
   entry = list[@]
-  f.entry = entry
+  at.hook = $
   status, body, headers = entry.fn(%s)
   if status ~= nil then return apply(x, entry, %q, status, body, headers) end
 ]]):format(arguments, phase),
@@ -102,7 +103,7 @@ local texts = {
   [C.MG_PHASE_ACCESS] = answering("access", "", "req"),
   [C.MG_PHASE_ATTEMPT] = { before = "local peer = attempt_peer(x, req)", hook = [[
   entry = list[@]
-  f.entry = entry
+  at.hook = $
   status, body, headers = entry.fn(req, peer)
   if status ~= nil then
     attempt_done(x, req)
@@ -114,19 +115,19 @@ local texts = {
     "req, x.res or response_of(x)"),
   [C.MG_PHASE_BALANCE] = { before = "local peers = candidates(x.view)", hook = [[
   entry = list[@]
-  f.entry = entry
+  at.hook = $
   status = entry.fn(req, peers)
   if status ~= nil and pick(x, entry, status) then return end
 ]] },
   [C.MG_PHASE_RETRY] = { before = "local failure = failure_of(x)", hook = [[
   entry = list[@]
-  f.entry = entry
+  at.hook = $
   status = entry.fn(req, failure)
   if status ~= nil then return verdict(x, entry, status) end
 ]] },
   [C.MG_PHASE_LOG] = { before = "local res = x.res or response_of(x)", hook = [[
   entry = list[@]
-  f.entry = entry
+  at.hook = $
   entry.fn(req, res)
 ]], after = "if not x.fibers then return close(slot) end" },
 }
@@ -143,18 +144,18 @@ local begin = [[
 ---@return function
 function hooks.build(phase, list, route, inner)
   local t, pieces = texts[phase], {}
-  for i = 1, #list do pieces[i] = t.hook:gsub("@", tostring(i)) end
+  for i = 1, #list do pieces[i] = t.hook:gsub("@", tostring(i)):gsub("%$", tostring(list[i].number)) end
   local source = frame:format(inner and "x, f" or "slot, pointer", inner and "" or begin,
     t.before .. "\n" .. table.concat(pieces) .. (t.after or ""))
   return assert(loadstring(source, "=moongate.hooks"))(list, tools, route or false)
 end
 
-local producing = { label = "the answer's function", alone = true }
+local producing = hook.new("body", nil, "the answer's function", true)
 
 local function produce(slot, pointer)
-  local x, f = exchange.begin(slot, pointer)
+  local x = exchange.begin(slot, pointer)
   local view, fn = x.view, x.producer
-  f.entry = producing
+  hook.at.hook = producing.number
   if not fn then return end
   while true do
     local chunk = fn()

@@ -1,9 +1,10 @@
 -- moongate.message - the messages of a WebSocket on their way through message hooks.
 local ffi = require "ffi"
 local C = require "moongate.seam"
-local answer = require "moongate.answer"
 local exchange = require "moongate.exchange"
+local hook = require "moongate.hook"
 local request = require "moongate.request"
+local at = hook.at
 local text = ffi.string
 
 local message = {}
@@ -19,7 +20,7 @@ local side_from = { client = C.MG_SIDE_REQUEST, origin = C.MG_SIDE_RESPONSE }
 local function check(made, entry)
   if made ~= nil and made ~= false and type(made) ~= "string" then
     error(("%s returned a %s; return a string, false to drop the message, or nothing")
-      :format(answer.who("message", entry), type(made)), 0)
+      :format(hook.who("message", entry), type(made)), 0)
   end
   return made
 end
@@ -29,7 +30,7 @@ end
 function message.build(list, from, route)
   local side = side_from[from]
   return function(slot, pointer)
-    local x, f = exchange.begin(slot, pointer, route)
+    local x = exchange.begin(slot, pointer, route)
     local view, req = x.view, x.req or request.of(x)
     local kind = C.mg_websocket_message(view, side, slice)
     if kind < 0 then return end
@@ -37,7 +38,7 @@ function message.build(list, from, route)
     local data = came
     for i = 1, #list do
       local entry = list[i]
-      f.entry = entry
+      at.hook = entry.number
       local given = { data = data, text = kind == 0 and data or nil, binary = kind == 1 }
       local made = check(entry.fn(req, given, from), entry)
       if made == false then

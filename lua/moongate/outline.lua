@@ -87,7 +87,7 @@ local function policy_text(p)
   for _, name in ipairs(policy.order) do
     if p.hooks[name] then parts[#parts + 1] = name .. "=" .. code_of(p.hooks[name], 0) end
   end
-  return table.concat(parts, ",")
+  return (p.on_fail or "") .. table.concat(parts, ",")
 end
 
 local function named_policies(list)

@@ -1,6 +1,8 @@
 -- moongate.policy - policies made alike, and the lists of hooks that an exchange runs.
 local C = require "moongate.seam"
+local hook = require "moongate.hook"
 local problem = require "moongate.problem"
+local state = require "moongate.state"
 
 local policy = {}
 
@@ -26,9 +28,11 @@ policy.order = {
   "response", "response_body", "message", "error", "log", "exit",
 }
 
-local keys = { name = true }
+local keys = { name = true, on_fail = true }
+local on_fails = { open = C.MG_ON_FAIL_OPEN, closed = C.MG_ON_FAIL_CLOSED }
 for _, name in ipairs(policy.order) do keys[name] = true end
 
+local everyone = {}              -- in the order of declaration
 local made = setmetatable({}, { __mode = "k" })      -- the user's table or function -> policy
 
 local function read_hooks(given, fail)
@@ -41,6 +45,8 @@ local function read_hooks(given, fail)
       if type(value) ~= "string" or value == "" then
         fail("name must be a string that is not empty, got " .. problem.show(value))
       end
+    elseif key == "on_fail" then
+      if not on_fails[value] then fail('on_fail must be "open" or "closed", got ' .. problem.show(value)) end
     elseif type(value) ~= "function" then
       fail(("%s must be a function, got %s"):format(key, problem.show(value)))
     else
@@ -65,7 +71,12 @@ function policy.make(value, fail)
 
   local given = type(value) == "function" and { handle = value } or value
   local hooks, first = read_hooks(given, fail)
-  local p = { given = given, hooks = hooks, label = given.name or problem.place_of_function(first) }
+  local p = {
+    given = given, hooks = hooks, label = given.name or problem.place_of_function(first), on_fail = given.on_fail,
+    entries = {},       -- by phase: one for all routes
+  }
+  p.number = C.mg_declare_policy(state.generation, p.label, #p.label, on_fails[p.on_fail] or C.MG_ON_FAIL_NONE)
+  everyone[#everyone + 1] = p
   made[value] = p
   return p
 end
@@ -83,7 +94,18 @@ function policy.check_for_route(p, fail)
 end
 
 local function entry(p, name)
-  return { fn = p.hooks[name], policy = p.given, label = p.label }
+  local e = p.entries[name]
+  if not e then
+    e = hook.new(name, p.hooks[name], p.label, nil, p)
+    e.policy = p.given
+    p.entries[name] = e
+  end
+  return e
+end
+
+--- All policies that were declared.
+function policy.all()
+  return everyone
 end
 
 local function reverse(list)

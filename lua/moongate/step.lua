@@ -3,17 +3,20 @@ local C = require "moongate.seam"
 local state = require "moongate.state"
 require "moongate.blocking"
 require "moongate.coroutine"
-local answer = require "moongate.answer"
 local connection = require "moongate.connection"
 local exchange = require "moongate.exchange"
 local fiber = require "moongate.fiber"
 local generation = require "moongate.generation"
+local hook = require "moongate.hook"
 local hooks = require "moongate.hooks"
 local keep = require "moongate.keep"
+local on_fail = require "moongate.on_fail"
 local timer = require "moongate.timer"
 local works = require "moongate.works"
 
 local REQUEST, ATTEMPT = C.MG_PHASE_REQUEST, C.MG_PHASE_ATTEMPT
+
+local at = hook.at
 
 local phases = {
   [C.MG_PHASE_REQUEST] = "request", [C.MG_PHASE_ACCESS] = "access", [C.MG_PHASE_HANDLE] = "handle",
@@ -24,8 +27,8 @@ local phases = {
 }
 
 local function log_failure(x, f, trace)
-  local entry = f.entry
-  local who = entry and answer.who(phases[f.phase], entry) or phases[f.phase]
+  local entry = hook.of(f.hook)
+  local who = entry and hook.who(phases[f.phase], entry) or phases[f.phase]
   local line = ("[%s] %s: %s"):format(x.req and x.req.id or "?", who, trace)
   C.mg_log_line(3, line, #line)
 end
@@ -70,6 +73,7 @@ local events = {
 
 --- Makes the works of the exchange's route, and does this one.
 function works.first(slot, pointer, phase)
+  at.hook = 0
   local x = exchange.live[slot] or exchange.open(slot, pointer)
   local key = works.key(-1, REQUEST)
   if phase == REQUEST then
@@ -85,6 +89,10 @@ end
 local function step(event, a, b, c)
   local code = events[event](a, b, c) or 0
   fiber.drain()
+  if at.out ~= 0 then
+    at.out = 0
+    on_fail.apply()
+  end
   return code
 end
 

@@ -3,6 +3,7 @@ local ffi = require "ffi"
 local C = require "moongate.seam"
 local bit = require "bit"
 local declared = require "moongate.declared"
+local hook = require "moongate.hook"
 local problem = require "moongate.problem"
 
 local tcp = {}
@@ -71,7 +72,7 @@ function tcp.resolve(record, fail)
   local given = record.tcp
   if record.single then return find(given, fail), nil end
   local fn = type(given) == "function" and given or by_name(read_hosts(given, fail))
-  return nil, { fn = fn, label = ('the listener at "%s"'):format(record.address) }
+  return nil, hook.new("tcp", fn, ('tcp of the listener at "%s"'):format(record.address), true)
 end
 
 --- The hooks that its connections meet, of those that were found for it.

@@ -1,6 +1,7 @@
 -- moongate.timer - gate.every and gate.after: work of the generation, at its time.
 local C = require "moongate.seam"
 local fiber = require "moongate.fiber"
+local hook = require "moongate.hook"
 local log = require "moongate.log"
 local owner = require "moongate.owner"
 local problem = require "moongate.problem"
@@ -13,10 +14,19 @@ timer.__index = timer
 local declared = {}     -- at the top level: they begin with START
 local begun = {}        -- those whose next run is still to come, as keys
 local retired = false
+local at = hook.at
 
 local function explain(thrown)
   if thrown == fiber.gone then return thrown end
   return debug.traceback(tostring(thrown), 2)
+end
+
+local entries = {}      -- by name and place: a hook may make timers without end
+
+local function entry_of(self)
+  local key = self.name .. problem.place_of_function(self.fn)
+  entries[key] = entries[key] or hook.new("timer", self.fn, self.name, true)
+  return entries[key]
 end
 
 local function tick(self)
@@ -25,9 +35,11 @@ local function tick(self)
     fiber.wait(C.mg_sleep(fiber.task(), self.seconds))
     self.sleeping = false
     if self.stopped then return end
+    at.hook = entry_of(self).number
     local ok, trace = xpcall(self.fn, explain)
     if trace == fiber.gone then return end
-    if not ok then log.error(self.name .. ": " .. trace) end
+    local tripped = fiber.next_piece()
+    if not ok or tripped then log.error(("%s: %s"):format(self.name, ok and tripped or trace)) end
   until self.once or self.stopped
 end
 

@@ -55,6 +55,14 @@ function fake.mg_declare_route(_, spec)
   return #seen.routes - 1
 end
 function fake.mg_declare_use(_, wants) seen.use = wants end
+local hook_count = 0
+function fake.mg_declare_hook()
+  hook_count = hook_count + 1
+  return hook_count
+end
+function fake.mg_declare_policy() return 1 end
+function fake.mg_policy_is_out() return false end
+function fake.mg_lua_count() return { fibers = 0, requests = 0, settled = 0, hook = 0, tripped = 0, out = 0 } end
 function fake.mg_declare_done() return 0 end
 function fake.mg_problem(out) out.ptr, out.len = core_problem, #core_problem end
 function fake.mg_generation_settings() return seen.settings end

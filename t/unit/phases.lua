@@ -4,6 +4,7 @@ local C = core.C
 core.start()
 local gate = require "moongate"
 local fiber = require "moongate.fiber"
+local hook = require "moongate.hook"
 local state = require "moongate.state"
 local peer = require "moongate.peer"
 
@@ -372,11 +373,11 @@ shows("timers begin with START, go on after errors, and stop", function()
 end)
 
 shows("init hooks may wait; one that throws refuses the generation", function()
-  state.init[1] = { fn = function() gate.sleep(1) end, label = "a" }
+  state.init[1] = hook.new("init", function() gate.sleep(1) end, "a")
   equal(core.step(C.MG_EVENT_INIT, 0), 1)
   wake(1)
   equal(core.ready, 0)
-  state.init[1] = { fn = function() error "no" end, label = "b" }
+  state.init[1] = hook.new("init", function() error "no" end, "b")
   equal(core.step(C.MG_EVENT_INIT, 0), -1)
   assert(core.fault:find "init of policy b: ")
   equal(core.tasks, 0)

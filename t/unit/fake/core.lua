@@ -227,9 +227,18 @@ end
 function fake.mg_task_close() core.tasks = core.tasks - 1 end
 function fake.mg_generation_ready(_, code) core.ready = code end
 function fake.mg_generation_fault(_, ptr, len) core.fault = ffi.string(ptr, len) end
-local counts = { fibers = 0, requests = 0 }
+local counts = { fibers = 0, requests = 0, settled = 0, hook = 0, tripped = 0, out = 0 }
 core.counts = counts
 function fake.mg_lua_count() return counts end
+local hook_count = 0
+function fake.mg_declare_hook()
+  hook_count = hook_count + 1
+  return hook_count
+end
+function fake.mg_generation_watch() end
+function fake.mg_declare_policy() return 1 end
+function fake.mg_policy_is_out() return false end
+function fake.mg_hook_overran() end
 function fake.mg_log_wants() return true end
 function fake.mg_log_line(_, ptr, len) table.insert(core.log, ffi.string(ptr, len)) end
 function fake.mg_now() return 100 end
@@ -277,8 +286,11 @@ function core.route(number, hooks, more)
   route.max_text_size = route.max_text_size or 100
   for phase, list in pairs(hooks) do
     local entries = {}
-    for i, fn in ipairs(list) do entries[i] = { fn = fn, policy = {}, label = "policy " .. i } end
+    for i, fn in ipairs(list) do entries[i] = require "moongate.hook".new(phase:lower(), fn, "policy " .. i) end
     route.hooks[core.C["MG_PHASE_" .. phase]] = entries
+  end
+  if route.handler then
+    route.handler_entry = require "moongate.hook".new("handler", route.handler, "the route's handler", true)
   end
   state.routes[number] = route
   for key in pairs(works) do
