@@ -330,6 +330,7 @@ static int enter_phase(struct vm *vm, struct mg_view *x, enum mg_phase phase)
     }
     if (vm->generation->lua.tripped)
         fail_tripped(vm, x, phase);
+    vm->generation->lua.settled = 0; /* it may have been the core that set it */
     enter(vm, MG_EVENT_SETTLE, 0, 0, NULL);
     return 0;
 }

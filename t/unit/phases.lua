@@ -383,6 +383,13 @@ shows("init hooks may wait; one that throws refuses the generation", function()
   equal(core.tasks, 0)
 end)
 
+shows("runs are timed only when a script loads code that nobody here knows", function()
+  assert(gate.json.encode {})
+  equal(core.watched, nil)
+  require("ffi").cdef "int a_function_of_the_users(void);"
+  equal(core.watched, true)
+end)
+
 shows("pairs walks a request's headers", function()
   local got = {}
   core.route(0, { ACCESS = { function(req) for k, v in pairs(req.headers) do got[#got + 1] = k .. "=" .. v end end } })

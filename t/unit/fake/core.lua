@@ -235,7 +235,7 @@ function fake.mg_declare_hook()
   hook_count = hook_count + 1
   return hook_count
 end
-function fake.mg_generation_watch() end
+function fake.mg_generation_watch() core.watched = true end
 function fake.mg_declare_policy() return 1 end
 function fake.mg_policy_is_out() return false end
 function fake.mg_hook_overran() end
