@@ -169,7 +169,7 @@ def test_what_belongs_to_no_exchange_is_stopped_too(moongate, origin, site, auth
         connection.head()
         connection.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
                         b"Sec-WebSocket-Accept: BACScCJPNqyz+UBoqMH89VmURoA=\r\n\r\n")
-        connection.recv_some()
+        connection.ended(30)
     server = origin.plays(play)
     secure = f"tls = {{ {site.lua} }}" if where == "client_hello" else ""
     head = f"""{DEEDS}
