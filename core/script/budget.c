@@ -16,12 +16,13 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/time.h>
-#include <time.h>
 #include <ucontext.h>
 
 #include <lauxlib.h>
 #include <lua.h>
 #include <luajit.h>
+
+#include "clock.h"
 
 enum { TICK_US = 10000, GRACE = 3, CODES_MOST = 128 };
 enum { LOOK_EVERY = 1000 };         /* instructions of Lua, while a script is loaded: some 10 us */
@@ -38,7 +39,7 @@ static volatile sig_atomic_t code_count;
 static volatile sig_atomic_t ticks, began = -1;
 static int allowed;                          /* ticks a run; 0: no bound */
 static const struct mg_budget_load *loading; /* whose slice runs now */
-static double slice_ends;                    /* as seconds_now() */
+static double slice_ends;                    /* as mg_clock_read() says */
 static bool paused, ticking;
 static unsigned spent; /* ms of CPU, by the run that was stopped or left */
 static void (*on_trip)(void *owner, unsigned ms);
@@ -203,19 +204,11 @@ int mg_budget_call(lua_State *L, int arguments, int results)
     return failed;
 }
 
-static double seconds_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 /* Not inside a coroutine of the user's, nor below a C function: it could not be gone on with there. */
 static void pause_load(lua_State *L, lua_Debug *ar)
 {
     (void)ar;
-    if (L != running || seconds_now() < slice_ends || !lua_isyieldable(L))
+    if (L != running || mg_clock_read() < slice_ends || !lua_isyieldable(L))
         return;
     paused = true;
     lua_yield(L, 0);
@@ -234,7 +227,7 @@ int mg_budget_slice(lua_State *co, int arguments, struct mg_budget_load *l)
     running = co;
     loading = l;
     paused = false;
-    slice_ends = seconds_now() + SLICE;
+    slice_ends = mg_clock_read() + SLICE;
     luaJIT_setmode(co, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
     if (!ticking)
         (void)tick(true); /* without a clock there is no bound */
