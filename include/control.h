@@ -21,6 +21,7 @@ struct mg_control_events {
     const char *(*on_reload)(unsigned ticket);
     const char *(*on_upgrade)(unsigned ticket);
     void (*on_stop)(bool drain);
+    void (*on_left)(void); /* somebody who was connected is not any more */
 };
 
 /* Listens at path, mode 0600. NULL, or what is wrong as a sentence. An inherited socket (-1: none) is taken; then
@@ -32,6 +33,8 @@ void mg_control_begin(void);
 int mg_control_descriptor(void);
 /* Another process answers from now on. Who has asked already gets an answer still. */
 void mg_control_hand_over(void);
+/* How many are connected. */
+unsigned mg_control_askers(void);
 void mg_control_answer(unsigned ticket, const char *json);
 /* Closes and unlinks. */
 void mg_control_close(void);

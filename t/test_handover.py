@@ -1,4 +1,5 @@
 """The place of a process is taken by another one: upgrades of the binary, and sockets that a service manager has bound."""
+import json
 import os
 import shutil
 import signal
@@ -310,6 +311,23 @@ def test_many_upgrades_under_load_fail_no_request_and_no_question(moongate, orig
 
     counts = load.stop()
     assert counts["kept"] > 1 and counts["new"] > 20, counts
+
+
+def test_a_question_that_was_on_its_way_when_another_process_took_over_is_answered(moongate):
+    gate = moongate(says("ok"))
+    old, workers = gate.process, gate.worker_pids()
+    with socket.socket(socket.AF_UNIX) as asker:
+        asker.settimeout(5)
+        asker.connect(str(gate.control_path))
+        gate.status()                                   # so it has been accepted, too
+        gate.upgrade()
+        wait_until(lambda: not any(alive(pid) for pid in workers), what="the old process has no workers left")
+
+        asker.sendall(b'{"command":"status"}\n')
+        answer = json.loads(asker.makefile().readline())
+
+    assert (answer["pid"], answer["workers"]) == (old.pid, [])
+    assert old.wait(5) == 0
 
 
 def test_shared_dictionaries_and_what_is_known_of_peers_outlive_an_upgrade(moongate, origin):

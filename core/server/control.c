@@ -40,6 +40,16 @@ static void drop(struct asker *a)
     ev_io_stop(loop, &a->io);
     close(a->io.fd);
     free(a);
+    events->on_left();
+}
+
+unsigned mg_control_askers(void)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < CLIENTS_MOST; i++)
+        n += askers[i] != NULL;
+    return n;
 }
 
 /* Answers are short; an asker that does not read is dropped: false. */

@@ -28,6 +28,7 @@
 
 enum { SIGNALS = 7, ANSWER_ROOM = 256 * 1024 };
 static const double STATUS_PATIENCE = 1.0;
+static const double FAREWELL = 2.0; /* seconds for a question on its way to a process that was replaced */
 
 enum stage { ASKING, STARTING, RUNNING, STOPPING };
 
@@ -35,7 +36,7 @@ static struct {
     struct ev_loop *loop;
     enum stage stage;
     ev_signal signals[SIGNALS];
-    ev_timer status, kill, tickets;
+    ev_timer status, kill, tickets, farewell;
     bool announced; /* all workers serve, and it was told */
     bool succeeded; /* another process serves in our place */
     unsigned asked; /* the control socket's question under way; 0: none */
@@ -45,10 +46,30 @@ static struct {
 
 /* ---- Stopping. ---- */
 
+/* Who had connected to the control socket before another process took it over does not know that. */
+static bool awaits_question(void)
+{
+    if (!m.succeeded || !mg_control_askers())
+        return false;
+    if (m.farewell.data)
+        return ev_is_active(&m.farewell);
+    m.farewell.data = &m; /* once */
+    ev_timer_start(m.loop, &m.farewell);
+    return true;
+}
+
 static void end_if_done(void)
 {
-    if (m.stage == STOPPING && !mg_children_alive())
+    if (m.stage == STOPPING && !mg_children_alive() && !awaits_question())
         ev_break(m.loop, EVBREAK_ALL);
+}
+
+static void on_farewell(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop;
+    (void)t;
+    (void)events;
+    end_if_done();
 }
 
 static void on_kill(struct ev_loop *loop, ev_timer *t, int events)
@@ -390,7 +411,7 @@ static bool on_status(unsigned ticket)
     for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
         mg_children.all[i].reported = false;
     mg_children_tell(MG_WORD_STATUS);
-    ev_timer_set(&m.status, STATUS_PATIENCE, 0);
+    ev_timer_set(&m.status, mg_children_alive() ? STATUS_PATIENCE : 0, 0);
     ev_timer_start(m.loop, &m.status);
     return true;
 }
@@ -406,7 +427,7 @@ static const char *on_reload(unsigned ticket)
     return NULL;
 }
 
-static const struct mg_control_events control_events = { on_status, on_reload, on_upgrade, stop };
+static const struct mg_control_events control_events = { on_status, on_reload, on_upgrade, stop, end_if_done };
 
 /* The keys of tickets are turned here too, so that a worker that is started later has the others' ones, and what is
  * over is forgotten here as well. */
@@ -459,6 +480,7 @@ int mg_master_run(const struct mg_master_options *options)
     catch_signals();
     ev_init(&m.status, on_status_late);
     ev_init(&m.kill, on_kill);
+    ev_timer_init(&m.farewell, on_farewell, FAREWELL, 0);
     ev_timer_init(&m.tickets, on_tickets, mg_tls_turn(), 0);
     ev_timer_start(m.loop, &m.tickets);
     mg_declared_start(options);
