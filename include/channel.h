@@ -14,6 +14,8 @@ enum mg_word {
     MG_WORD_COMMIT,    /* master: descriptors, and for each the number of its bind in READY (uint32_t) */
     MG_WORD_IN_FORCE,  /* worker: it has done so */
     MG_WORD_PREPARE,   /* master: load the script anew, as the generation of this number (uint32_t) */
+    MG_WORD_BACK,      /* master: the kept generation is in force again; body and descriptors as with COMMIT */
+    MG_WORD_PROMOTE,   /* master: let the kept generation go */
     MG_WORD_ABANDON,   /* master: forget what was prepared */
     MG_WORD_STATUS,    /* master asks; the worker answers with a JSON object */
     MG_WORD_DRAIN,     /* master: finish what is in progress, then end */
@@ -27,8 +29,10 @@ struct mg_ready {
     int workers;                   /* 0: as many as processors */
     char error_log[MG_WHERE_TEXT]; /* empty: standard error */
     double drain_timeout;          /* seconds; 0: for ever */
-    unsigned changes;              /* bytes behind the binds: what moongate.changes says; 0: not known */
-    unsigned files;                /* and behind those: moongate.files, with a zero byte; 0: not known */
+    double probation;              /* seconds that the one before is kept; 0: not at all */
+    double probation_errors, probation_least;
+    unsigned changes; /* bytes behind the binds: what moongate.changes says; 0: not known */
+    unsigned files;   /* and behind those: moongate.files, with a zero byte; 0: not known */
     unsigned count;
     struct mg_bind binds[];
 };

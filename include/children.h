@@ -77,6 +77,8 @@ void mg_child_replace(struct mg_child *c);
 void mg_child_return(struct mg_child *c);
 /* What it has declared is in force in it from now on. */
 void mg_child_commit(struct mg_child *c);
+/* What was in force before is in force in it again; one that has not begun yet is replaced. */
+void mg_child_go_back(struct mg_child *c);
 /* And it says that it is. */
 void mg_child_on_in_force(struct mg_child *c);
 /* Is it so in all that there should be? */

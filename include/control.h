@@ -3,6 +3,8 @@
  *   {"command":"status"}   what every worker has open
  *   {"command":"reload"}   load the script anew; what has changed, or {"error":"..."} and nothing has
  *   {"command":"upgrade"}  another process, of the binary that is there by now, takes over; or {"error":"..."}
+ *   {"command":"rollback"} put the generation of before in force again, while it is kept; or {"error":"..."}
+ *   {"command":"promote"}  let it go: the one in force is final; or {"error":"..."}
  *   {"command":"stop"}     quick stop      {"command":"drain"}   finish, then stop
  *
  * Also the client's side: what `moongate status`, `reload`, `upgrade` and `stop` do. */
@@ -20,6 +22,9 @@ struct mg_control_events {
     /* The same, or why it can't be now. */
     const char *(*on_reload)(unsigned ticket);
     const char *(*on_upgrade)(unsigned ticket);
+    const char *(*on_rollback)(unsigned ticket);
+    /* At once. */
+    const char *(*on_promote)(void);
     void (*on_stop)(bool drain);
     void (*on_left)(void); /* somebody who was connected is not any more */
 };

@@ -3,6 +3,7 @@
 
 #include "channel.h"
 #include "master.h"
+#include "sources.h"
 
 /* Once, before all others; `options` must live as long. */
 void mg_declared_start(const struct mg_master_options *options);
@@ -19,10 +20,20 @@ const char *mg_declared_changes(const struct mg_ready *r);
 /* A copy of r is in force from now on: its sockets are bound, those of before closed, its log is open. All of it, or
  * nothing has changed and *why says what is wrong. */
 bool mg_declared_take(const struct mg_ready *r, const char **why);
+/* The one of before is in force again. The same. */
+bool mg_declared_go_back(const char **why);
+/* The number of the one of before, and its files' texts; 0: none is kept. */
+unsigned mg_declared_former(const struct mg_sources **sources);
+/* It will not be in force again. */
+void mg_declared_forget_former(void);
+/* The texts to load the one in force from; NULL: it is on the disk. */
+const struct mg_sources *mg_declared_sources(void);
 /* NULL before the first. */
 const struct mg_ready *mg_declared_now(void);
 /* The number of the generation in force; 1 before it is. */
 unsigned mg_declared_generation(void);
+/* And what the next one is called. */
+unsigned mg_declared_next(void);
 /* How many workers there should be. */
 unsigned mg_declared_workers(void);
 /* Its files are watched; with `broadly`, after a failure, any Lua file beside them: the mend may be in a new one. */

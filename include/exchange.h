@@ -52,6 +52,7 @@ struct mg_exchange {
     bool bytes;                    /* of a TCP route: no messages, bytes alone */
     bool queued;                   /* waits for a peer below max_connections */
     bool logged;
+    bool threw;            /* one of its hooks has */
     uint32_t at_work;      /* 1 << mg_phase of hooks that wait */
     uint32_t entered;      /* 1 << mg_phase of hooks that have begun */
     unsigned error_status; /* what the proxy itself answers, with error_text */

@@ -13,12 +13,14 @@
 #include "times.h"
 #include "peer.h"
 #include "route.h"
+#include "tally.h"
 #include "task.h"
 
 enum mg_generation_state {
     MG_GENERATION_LOADING,
     MG_GENERATION_READY,
     MG_GENERATION_IN_FORCE,
+    MG_GENERATION_KEPT,    /* another one is in force, on probation; this one may come back */
     MG_GENERATION_RETIRED, /* another one is in force; closed when its last exchange ends */
     MG_GENERATION_CUT,     /* the same, and its drain_timeout is over: it has no VM any more */
     MG_GENERATION_FAILED,
@@ -74,6 +76,7 @@ struct mg_generation {
     unsigned magic, number;
     enum mg_generation_state state;
     struct mg_policy *policy;
+    struct mg_tally *tally; /* of this worker */
     struct mg_router *router;
     struct mg_route *routes;
     unsigned route_count, route_room;

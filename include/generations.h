@@ -17,8 +17,16 @@ struct mg_generation *mg_generations_load(unsigned number, mg_on_loaded *on_load
                                           mg_slice *problem);
 /* Why its init hooks failed. */
 const char *mg_generations_fault(const struct mg_generation *g);
-/* The one that was in force is retired. */
-void mg_generations_put_in_force(struct mg_generation *g);
+/* The one that was in force is retired; or kept, if g is on probation. */
+void mg_generations_put_in_force(struct mg_generation *g, bool on_probation);
+/* g is what has been in force before, loaded once more. */
+void mg_generations_keep(struct mg_generation *g);
+/* The one of before, which may be put in force again; NULL: there is none. */
+struct mg_generation *mg_generations_kept(void);
+/* The same, and it is the caller's to put in force. */
+struct mg_generation *mg_generations_take_kept(void);
+/* It will not come back. */
+void mg_generations_let_kept_go(void);
 /* What was loaded and will not be in force; *g may be NULL, and is afterwards. */
 void mg_generations_forget(struct mg_generation **g);
 /* Another takes the place of the one whose VM was lost. */

@@ -3,20 +3,23 @@
 
 #include "budget.h"
 #include "generation.h"
+#include "sources.h"
 
 struct lua_State;
 
 /* What is found out of a generation while it is loaded. */
 struct mg_load_wants {
-    const char *before; /* the outline of the one in force: what has changed since? NULL: nobody asks */
-    bool outline;       /* for the next one to be compared with */
-    bool files;         /* that it was made of */
+    const char *before;               /* the outline of the one in force: what has changed since? NULL: nobody asks */
+    bool outline;                     /* for the next one to be compared with */
+    bool files;                       /* that it was made of */
+    const struct mg_sources *sources; /* instead of what lies on the disk by now; NULL: that */
 };
 
 struct mg_load {
     struct mg_generation *generation;
     struct lua_State *L, *co; /* co: what the stage runs in */
     const char *script;
+    const struct mg_sources *sources;
     struct mg_budget_load budget;
     int stage;
     bool outline, changes, files; /* are wanted */

@@ -3,7 +3,7 @@
  * One worker after another is asked to prepare, so that compiling never stops
  * all loops at once; when all are ready, what is new is bound and all are told
  * to commit. Until then whatever goes wrong changes nothing; from then on
- * nothing is taken back. */
+ * it can be taken back as a whole, while the generation of before is kept. */
 #pragma once
 
 #include "children.h"
@@ -16,6 +16,8 @@ void mg_reload_end(void);
 bool mg_reload_asked(unsigned ticket);
 /* By nobody who waits for an answer. One that is under way is followed by another: it may be about a later edit. */
 void mg_reload_unasked(void);
+/* All workers go back to the generation of before, which is kept; `why` is told. NULL, or why it can't be. */
+const char *mg_reload_back(unsigned ticket, const char *why);
 bool mg_reload_is_under_way(void);
 /* The one under way, if it has not committed yet, changes nothing. */
 void mg_reload_give_up(const char *why);

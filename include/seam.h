@@ -446,9 +446,11 @@ typedef struct mg_settings {
     double max_decoded_ratio;       /* and how many for each that goes in */
     double blocking_threshold;      /* seconds that a call may hold the worker untold; 0: for ever */
     double max_trips, trips_window; /* how often a policy may overrun within so many seconds, if it has an on_fail */
-    mg_slice access_log, error_log; /* a path, "stderr", "off", "syslog:/dev/log" */
-    mg_slice log_format;            /* "json", "common", "combined" */
-    mg_slice log_fields;            /* of json: names with commas; empty: all */
+    double probation;               /* seconds that the one before is kept; 0: not at all */
+    double probation_errors, probation_least; /* growth of a share, and failures, below which nothing is taken back */
+    mg_slice access_log, error_log;           /* a path, "stderr", "off", "syslog:/dev/log" */
+    mg_slice log_format;                      /* "json", "common", "combined" */
+    mg_slice log_fields;                      /* of json: names with commas; empty: all */
     mg_slice log_level;
     mg_slice resolver; /* "ip:port,..." instead of the system's */
 } mg_settings;
@@ -614,3 +616,5 @@ typedef struct mg_lua_counts {
 mg_lua_counts *mg_lua_count(mg_generation *g);
 /* A hook has failed as memory_limit was reached. */
 void mg_hook_overran(mg_generation *g, int hook);
+/* A hook of a connection that has no exchange yet has thrown. */
+void mg_connection_threw(mg_generation *g);

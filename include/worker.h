@@ -3,11 +3,16 @@
 
 #include <stdbool.h>
 
+struct mg_sources;
+
 struct mg_worker_options {
     int number;          /* from 0 */
     int channel;         /* to the master */
     unsigned generation; /* the number of the one in force, which it loads */
     const char *script;
+    const struct mg_sources *sources; /* of that one; NULL: what lies on the disk */
+    unsigned former;                  /* the number of the one before, which is kept; 0: there is none */
+    const struct mg_sources *former_sources;
     bool watch;                            /* say which files were loaded */
     bool log_level_given, error_log_given; /* the command line's stand, whatever the script says */
 };

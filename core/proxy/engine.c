@@ -117,7 +117,11 @@ static void settle(struct mg_flow *f)
 static void finish(struct mg_exchange *x)
 {
     struct mg_policy *policy = x->generation->policy;
+    struct mg_tally *tally = x->generation->tally;
 
+    tally->exchanges++;
+    tally->failures += x->view.status >= 500;
+    tally->throws += x->threw;
     mg_task_end(&x->task);
     if (x->scripted)
         policy->finish(policy, &x->view);
@@ -225,6 +229,7 @@ void mg_engine_phase_done(struct mg_exchange *x, enum mg_phase phase)
 
 void mg_engine_phase_failed(struct mg_exchange *x, enum mg_phase phase)
 {
+    x->threw = true;
     if (phase == MG_PHASE_LOG || x->view.gone)
         return;
     if (phase == MG_PHASE_CLIENT_MESSAGE || phase == MG_PHASE_ORIGIN_MESSAGE) {

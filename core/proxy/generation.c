@@ -10,6 +10,7 @@
 
 #include "dial.h"
 #include "log.h"
+#include "shared.h"
 #include "tls.h"
 
 enum { GENERATION_MAGIC = 0x6d67676e, PROBLEM_MOST = 512, TRUSTED_MOST = 256, LISTENS_MOST = 256, TLS_MOST = 4096 };
@@ -46,6 +47,9 @@ static void default_settings(mg_settings *s)
         .blocking_threshold = 0.05,
         .max_trips = 5,
         .trips_window = 60,
+        .probation = 30,
+        .probation_errors = 0.01,
+        .probation_least = 5,
         .access_log = MG_LIT("stderr"),
         .error_log = MG_LIT("stderr"),
         .log_format = MG_LIT("json"),
@@ -61,6 +65,7 @@ struct mg_generation *mg_generation_new(unsigned number)
         return NULL;
     g->magic = GENERATION_MAGIC;
     g->number = number;
+    g->tally = mg_tally_of(mg_shared_worker_number(), number);
     g->arena = mg_arena_new();
     g->router = mg_router_new();
     g->listens = calloc(LISTENS_MOST, sizeof(*g->listens));
@@ -410,6 +415,12 @@ void mg_hook_overran(mg_generation *g, int hook)
            p->name, s->max_trips, s->trips_window,
            p->on_fail == MG_ON_FAIL_OPEN ? "its hooks are skipped (on_fail = \"open\")"
                                          : "exchanges of its routes are answered with 503 (on_fail = \"closed\")");
+}
+
+void mg_connection_threw(mg_generation *g)
+{
+    g->tally->exchanges++;
+    g->tally->throws++;
 }
 
 int mg_declare_done(mg_generation *g)

@@ -49,6 +49,47 @@ static void set_module_path(lua_State *L, const char *script)
     lua_pop(L, 2);
 }
 
+/* A loader of package.loaders: what `require` names, out of the sources. */
+static int load_source(lua_State *L)
+{
+    const struct mg_sources *sources = lua_touserdata(L, lua_upvalueindex(1));
+    const char *name = luaL_gsub(L, luaL_checkstring(L, 1), ".", "/");
+
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "path");
+    const char *at = lua_tostring(L, -1);
+    while (at && *at) {
+        size_t n = strcspn(at, ";");
+        lua_pushlstring(L, at, n);
+        const char *path = luaL_gsub(L, lua_tostring(L, -1), "?", name);
+        mg_slice text = mg_sources_find(sources, path);
+        if (text.ptr) {
+            lua_pushfstring(L, "@%s", path);
+            if (luaL_loadbuffer(L, text.ptr, text.len, lua_tostring(L, -1)))
+                return lua_error(L);
+            return 1;
+        }
+        lua_pop(L, 2);
+        at += n + (at[n] == ';');
+    }
+    return 0;
+}
+
+/* Behind that for package.preload, before those for files. */
+static void add_loader(lua_State *L, const struct mg_sources *sources)
+{
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "loaders");
+    for (int i = (int)lua_objlen(L, -1); i > 1; i--) {
+        lua_rawgeti(L, -1, i);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_pushlightuserdata(L, (void *)sources);
+    lua_pushcclosure(L, load_source, 1);
+    lua_rawseti(L, -2, 2);
+    lua_pop(L, 2);
+}
+
 /* Calls require(name), leaving what it returns on the stack. 0, or the text of the error is there. */
 static int require(lua_State *L, const char *name)
 {
@@ -64,6 +105,7 @@ int mg_load_begin(struct mg_load *l, lua_State *L, struct mg_generation *g, cons
         .generation = g,
         .L = L,
         .script = script,
+        .sources = wants->sources,
         .outline = wants->outline,
         .changes = wants->before != NULL,
         .files = wants->files,
@@ -76,6 +118,8 @@ int mg_load_begin(struct mg_load *l, lua_State *L, struct mg_generation *g, cons
     lua_pushlightuserdata(L, g);
     lua_setglobal(L, "MG_GENERATION");
     set_module_path(L, script);
+    if (l->sources)
+        add_loader(L, l->sources);
     lua_pushstring(L, wants->before);
     lua_setfield(L, LUA_REGISTRYINDEX, BEFORE);
     lua_settop(L, 0);
@@ -94,7 +138,15 @@ static int push_stage(const struct mg_load *l)
         [FILES] = "moongate.files",
     };
 
-    return l->stage == SCRIPT ? luaL_loadfile(l->co, l->script) : require(l->co, modules[l->stage]);
+    if (l->stage != SCRIPT)
+        return require(l->co, modules[l->stage]);
+    mg_slice text = mg_sources_find(l->sources, l->script);
+    if (!text.ptr)
+        return luaL_loadfile(l->co, l->script);
+    lua_pushfstring(l->co, "@%s", l->script);
+    int status = luaL_loadbuffer(l->co, text.ptr, text.len, lua_tostring(l->co, -1));
+    lua_remove(l->co, -2);
+    return status;
 }
 
 static int push_arguments(const struct mg_load *l)

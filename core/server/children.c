@@ -66,26 +66,39 @@ unsigned mg_children_serving(void)
 /* ---- One of them begins. ---- */
 
 /* Sockets go by address: the script may have been edited before this worker loaded it. */
-void mg_child_commit(struct mg_child *c)
+static void hand_over(struct mg_child *c, enum mg_word word, const struct mg_ready *r)
 {
     int fds[MG_BINDS_MOST];
     uint32_t numbers[MG_BINDS_MOST];
     unsigned n = 0;
 
-    for (uint32_t i = 0; i < c->ready->count; i++) {
-        fds[n] = mg_sockets_find(&c->ready->binds[i].address);
+    for (uint32_t i = 0; i < r->count; i++) {
+        fds[n] = mg_sockets_find(&r->binds[i].address);
         numbers[n] = i;
         n += fds[n] >= 0;
     }
-    if (n != c->ready->count || n != mg_declared_now()->count)
+    if (n != r->count || n != mg_declared_now()->count)
         mg_log(MG_LOG_WARN,
                "worker %d: the script has been edited and listens elsewhere now; that is in force after a reload",
                c->number);
-    c->commits = mg_channel_send(c->channel, MG_WORD_COMMIT, numbers, n * sizeof(*numbers), fds, n);
+    c->commits = mg_channel_send(c->channel, word, numbers, n * sizeof(*numbers), fds, n);
     if (!c->commits) {
         mg_log(MG_LOG_ERROR, "worker %d can't be told to begin: %s", c->number, strerror(errno));
         kill(c->pid, SIGKILL); /* another takes its place */
     }
+}
+
+void mg_child_go_back(struct mg_child *c)
+{
+    if (c->serves)
+        hand_over(c, MG_WORD_BACK, mg_declared_now());
+    else
+        kill(c->pid, SIGKILL);
+}
+
+void mg_child_commit(struct mg_child *c)
+{
+    hand_over(c, MG_WORD_COMMIT, c->ready);
     c->serves = true;
     free(c->ready);
     c->ready = NULL;
@@ -163,6 +176,7 @@ __attribute__((noreturn)) static void become_worker(int number, unsigned slot, i
         .channel = channel,
         .generation = mg_declared_generation(),
         .script = options->script,
+        .sources = mg_declared_sources(),
         .watch = options->watch,
         .log_level_given = options->log_level_given,
         .error_log_given = options->error_log_given,
@@ -172,6 +186,7 @@ __attribute__((noreturn)) static void become_worker(int number, unsigned slot, i
     for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
         if (mg_children.all[i].pid)
             close(mg_children.all[i].channel);
+    worker.former = mg_declared_former(&worker.former_sources);
     events->on_forked();
     signal(SIGCHLD, SIG_DFL);
     sigemptyset(&none);

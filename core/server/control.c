@@ -90,11 +90,14 @@ static bool refuse(struct asker *a, const char *why)
 /* False if the asker is gone. */
 static bool obey(struct asker *a, const char *line)
 {
-    bool reload = is_command(line, "reload");
-    if (reload || is_command(line, "upgrade")) {
+    const char *(*lasting)(unsigned) = is_command(line, "reload")     ? events->on_reload
+                                       : is_command(line, "upgrade")  ? events->on_upgrade
+                                       : is_command(line, "rollback") ? events->on_rollback
+                                                                      : NULL;
+    if (lasting) {
         a->ticket = ++tickets;
         ev_io_stop(loop, &a->io); /* until it is answered */
-        const char *why = (reload ? events->on_reload : events->on_upgrade)(a->ticket);
+        const char *why = lasting(a->ticket);
         if (!why)
             return true;
         ev_io_start(loop, &a->io);
@@ -107,9 +110,13 @@ static bool obey(struct asker *a, const char *line)
         ev_io_stop(loop, &a->io); /* until it is answered */
         return true;
     }
+    if (is_command(line, "promote")) {
+        const char *why = events->on_promote();
+        return why ? refuse(a, why) : say(a, "{\"ok\":true}");
+    }
     bool drain = is_command(line, "drain");
     if (!drain && !is_command(line, "stop"))
-        return refuse(a, "unknown command; there are status, reload, upgrade, drain and stop");
+        return refuse(a, "unknown command; there are status, reload, rollback, promote, upgrade, drain and stop");
     bool there = say(a, "{\"ok\":true}");
     events->on_stop(drain);
     return there;
@@ -374,7 +381,7 @@ static int print_answer(int fd, const char *command, bool json)
         puts(text);
     else if (failed)
         print_member(text, "{\"error\":\"", stderr);
-    else if (strcmp(command, "reload") == 0 || strcmp(command, "upgrade") == 0)
+    else if (strstr(text, "\"summary\":\"") && strcmp(command, "status") != 0)
         print_summary(text);
     else if (strcmp(text, "{\"ok\":true}") != 0)
         print_readable(text);
@@ -386,7 +393,8 @@ int mg_control_ask(const char *where, const char *command, bool json)
 {
     struct mg_address a;
     /* A reload or an upgrade waits for the init hooks of all workers; the master knows for how long. */
-    bool long_lasting = strcmp(command, "reload") == 0 || strcmp(command, "upgrade") == 0;
+    bool long_lasting = strcmp(command, "reload") == 0 || strcmp(command, "upgrade") == 0 ||
+                        strcmp(command, "rollback") == 0;
     struct timeval patience = { long_lasting ? 3600 : 5, 0 };
     char line[64];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

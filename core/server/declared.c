@@ -16,8 +16,25 @@
 #include "watch.h"
 
 static const struct mg_master_options *options;
-static struct mg_ready *now;
-static unsigned generation = 1;
+static unsigned newest = 1;
+
+/* A generation as the master knows it. */
+struct known {
+    struct mg_ready *ready;
+    struct mg_sources *sources; /* as they were when it was put in force; NULL: they could not be read */
+    unsigned number;
+};
+
+static struct known in_force = { .number = 1 };
+static struct known former;
+static bool returned; /* what is in force was taken back: the disk may hold something else */
+
+static void forget(struct known *k)
+{
+    free(k->ready);
+    mg_sources_free(k->sources);
+    *k = (struct known){ 0 };
+}
 
 void mg_declared_start(const struct mg_master_options *given)
 {
@@ -26,8 +43,9 @@ void mg_declared_start(const struct mg_master_options *given)
 
 void mg_declared_end(void)
 {
-    free(now);
-    now = NULL;
+    forget(&in_force);
+    forget(&former);
+    in_force.number = newest;
 }
 
 static size_t size_of(const struct mg_ready *r)
@@ -57,9 +75,14 @@ const char *mg_declared_changes(const struct mg_ready *r)
     return r->changes ? (const char *)&r->binds[r->count] : NULL;
 }
 
+static const char *files_of(const struct mg_ready *r)
+{
+    return r->files ? (const char *)&r->binds[r->count] + r->changes : NULL;
+}
+
 void mg_declared_watch(bool broadly)
 {
-    mg_watch_files(now->files ? (const char *)&now->binds[now->count] + now->changes : NULL, broadly);
+    mg_watch_files(files_of(in_force.ready), broadly);
 }
 
 static bool open_log(const struct mg_ready *r, const char **why)
@@ -73,38 +96,94 @@ static bool open_log(const struct mg_ready *r, const char **why)
     return false;
 }
 
+/* Its sockets are bound and its log is open; or what is in force stays as it is. */
+static bool open_for(const struct mg_ready *r, const char **why)
+{
+    if (mg_sockets_open(r->binds, r->count, why) && open_log(r, why))
+        return true;
+    const struct mg_ready *now = in_force.ready;
+    mg_sockets_keep(now ? now->binds : NULL, now ? now->count : 0);
+    return false;
+}
+
 bool mg_declared_take(const struct mg_ready *r, const char **why)
 {
     struct mg_ready *copy = mg_declared_copy(r);
+    bool first = !in_force.ready;
 
     *why = "out of memory";
-    bool taken = copy && mg_sockets_open(copy->binds, copy->count, why) && open_log(copy, why);
-    if (taken) {
-        generation += now != NULL;
-        free(now);
-        now = copy;
-        mg_declared_watch(false);
-    } else {
+    bool taken = copy && open_for(copy, why);
+    if (!taken) {
         free(copy);
+        return false;
     }
-    mg_sockets_keep(now ? now->binds : NULL, now ? now->count : 0);
-    return taken;
+    forget(&former);
+    if (r->probation > 0 && !first)
+        former = in_force;
+    else
+        forget(&in_force);
+    newest += !first;
+    in_force = (struct known){ .ready = copy, .number = newest };
+    if (copy->files)
+        in_force.sources = mg_sources_read(files_of(copy));
+    returned = false;
+    mg_sockets_keep(copy->binds, copy->count);
+    mg_declared_watch(false);
+    return true;
+}
+
+bool mg_declared_go_back(const char **why)
+{
+    if (!former.ready) {
+        *why = "the generation of before is not kept any more";
+        return false;
+    }
+    if (!open_for(former.ready, why))
+        return false;
+    forget(&in_force);
+    in_force = former;
+    former = (struct known){ 0 };
+    returned = true;
+    mg_sockets_keep(in_force.ready->binds, in_force.ready->count);
+    mg_declared_watch(true);
+    return true;
+}
+
+unsigned mg_declared_former(const struct mg_sources **sources)
+{
+    *sources = former.sources;
+    return former.sources ? former.number : 0;
+}
+
+void mg_declared_forget_former(void)
+{
+    forget(&former);
+}
+
+const struct mg_sources *mg_declared_sources(void)
+{
+    return returned ? in_force.sources : NULL;
 }
 
 const struct mg_ready *mg_declared_now(void)
 {
-    return now;
+    return in_force.ready;
 }
 
 unsigned mg_declared_generation(void)
 {
-    return generation;
+    return in_force.number;
+}
+
+unsigned mg_declared_next(void)
+{
+    return newest + 1;
 }
 
 unsigned mg_declared_workers(void)
 {
     cpu_set_t processors;
-    int wanted = options->workers ? options->workers : now->workers;
+    int wanted = options->workers ? options->workers : in_force.ready->workers;
 
     if (!wanted)
         wanted = sched_getaffinity(0, sizeof(processors), &processors) == 0 ? CPU_COUNT(&processors) : 1;

@@ -20,6 +20,7 @@ static ev_timer rebuild_timer, overdue;
 static ev_timer slices; /* the next ones of what is loading and closing */
 static struct mg_generation *retired_list, *loading_list, *closing_list;
 static struct mg_generation *rebuilt; /* loading, in the place of one whose VM was lost */
+static struct mg_generation *former;  /* kept: it may be in force again */
 static unsigned declared;             /* chunks of arenas that hold what scripts declared */
 
 /* ---- What scripts keep. ---- */
@@ -81,22 +82,30 @@ static void load_slice(struct mg_generation *g)
 }
 
 /* Worker 0 is asked first in a reload: it says what has changed. */
-static struct mg_load_wants wanted(void)
+static struct mg_load_wants wanted(unsigned number)
 {
     bool first = options->number == 0;
+    const struct mg_sources *sources = NULL;
+
+    if (number == options->generation)
+        sources = options->sources;
+    else if (number == options->former)
+        sources = options->former_sources;
 
     return (struct mg_load_wants){
         .before = first && mg_generation_now ? mg_generation_now->outline : NULL,
         .outline = first,
-        .files = first && options->watch,
+        .files = first,
+        .sources = sources,
     };
 }
 
 struct mg_generation *mg_generations_load(unsigned number, mg_on_loaded *on_loaded, mg_on_ready *on_ready,
                                           mg_slice *problem)
 {
+    unsigned before = mg_arena_live();
     struct mg_generation *g = mg_generation_new(number);
-    struct mg_load_wants wants = wanted();
+    struct mg_load_wants wants = wanted(number);
 
     if (!g) {
         *problem = mg_slice_of("out of memory");
@@ -109,6 +118,8 @@ struct mg_generation *mg_generations_load(unsigned number, mg_on_loaded *on_load
         mg_generation_free(g);
         return NULL;
     }
+    g->declared = mg_arena_live() - before;
+    declared += g->declared;
     leave_loading(g);
     g->next = loading_list;
     loading_list = g;
@@ -212,9 +223,10 @@ static void on_overdue(struct ev_loop *l, ev_timer *t, int events)
 static void put_away(struct mg_generation *g)
 {
     leave_loading(g);
+    if (g->state != MG_GENERATION_KEPT)
+        g->retired = mg_clock_now();
     g->state = MG_GENERATION_RETIRED;
     g->on_lost = NULL;
-    g->retired = mg_clock_now();
     g->next = retired_list;
     retired_list = g;
     await_overdue();
@@ -226,16 +238,58 @@ static void retire(struct mg_generation *g)
     mg_vm_retire(g);
 }
 
+/* ---- Kept, for it may come back. ---- */
+
+void mg_generations_let_kept_go(void)
+{
+    mg_generations_forget(&former);
+}
+
+static void on_kept_lost(struct mg_generation *g)
+{
+    mg_log(MG_LOG_WARN, "generation %u was kept, and has lost its VM: this worker can't go back to it", g->number);
+    mg_greeting_lost(g);
+    mg_generations_forget(&former);
+}
+
+void mg_generations_keep(struct mg_generation *g)
+{
+    mg_generations_let_kept_go();
+    g->retired = mg_clock_now();
+    g->state = MG_GENERATION_KEPT;
+    g->on_lost = on_kept_lost;
+    former = g;
+}
+
+struct mg_generation *mg_generations_kept(void)
+{
+    return former;
+}
+
+struct mg_generation *mg_generations_take_kept(void)
+{
+    struct mg_generation *g = former;
+
+    former = NULL;
+    return g;
+}
+
 /* ---- In force, and in place of one. ---- */
 
 static void on_lost(struct mg_generation *g);
 
-void mg_generations_put_in_force(struct mg_generation *g)
+void mg_generations_put_in_force(struct mg_generation *g, bool on_probation)
 {
-    if (mg_generation_now) {
-        retire(mg_generation_now);
-        take_kept(g);
+    struct mg_generation *before = mg_generation_now;
+
+    if (before && on_probation) {
+        mg_generations_keep(before);
+        mg_vm_retire(before);
+    } else if (before) {
+        retire(before);
     }
+    if (before)
+        take_kept(g);
     g->state = MG_GENERATION_IN_FORCE;
     g->on_lost = on_lost;
     mg_generation_now = g;
@@ -251,7 +305,7 @@ static void on_rebuilt(struct mg_generation *g, enum mg_status status)
 {
     rebuilt = NULL;
     if (status == MG_OK) {
-        mg_generations_put_in_force(g);
+        mg_generations_put_in_force(g, false);
         mg_log(MG_LOG_WARN, "the VM was built anew");
         return;
     }
@@ -340,6 +394,7 @@ void mg_generations_end(void)
     if (mg_generation_now)
         put_away(mg_generation_now);
     mg_generations_forget(&rebuilt);
+    mg_generations_let_kept_go();
     mg_generations_close_retired();
     while (closing_list) {
         struct mg_generation *g = closing_list;

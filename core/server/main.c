@@ -25,6 +25,8 @@ static const char help[] =
     "  moongate check FILE          load FILE and print listeners, routes and upstreams; binds nothing\n"
     "  moongate status [--json]     what a running moongate has open\n"
     "  moongate reload [--json]     load the script of a running moongate anew: in all workers, or in none\n"
+    "  moongate rollback [--json]   go back to the generation before the last reload, while that is on probation\n"
+    "  moongate promote             end the probation: the generation in force is final\n"
     "  moongate upgrade [--json]    start the binary anew; when all of it serves, the old process finishes and ends\n"
     "  moongate stop                end a running moongate\n"
     "\n"
@@ -40,7 +42,7 @@ static const char help[] =
     "\n"
     "Signals: TERM and INT stop at once, QUIT finishes what is in progress first, HUP reloads,\n"
     "USR1 opens the logs again, USR2 upgrades.\n"
-    "Exit status: 0 fine, 1 a bad script or a failure to start, reload or upgrade, 2 a mistake on the command line.\n";
+    "Exit status: 0 fine, 1 a bad script or something that can't be done, 2 a mistake on the command line.\n";
 
 struct line {
     struct mg_master_options master;
@@ -218,7 +220,7 @@ static int run(struct line *l, int count, char **words)
     if (strcmp(first, "check") == 0)
         return count == 2 ? check(words[1]) : misuse("check needs one file: moongate check gateway.lua", NULL);
     if (strcmp(first, "status") == 0 || strcmp(first, "reload") == 0 || strcmp(first, "upgrade") == 0 ||
-        strcmp(first, "stop") == 0)
+        strcmp(first, "stop") == 0 || strcmp(first, "rollback") == 0 || strcmp(first, "promote") == 0)
         return count == 1 ? ask(l, first) : misuse("one word too many:", words[1]);
     if (count > 1)
         return misuse("one script only; what is this:", words[1]);

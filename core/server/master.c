@@ -20,8 +20,10 @@
 #include "inherited.h"
 #include "log.h"
 #include "notify.h"
+#include "probation.h"
 #include "reload.h"
 #include "sockets.h"
+#include "tally.h"
 #include "tls.h"
 #include "upgrade.h"
 #include "watch.h"
@@ -215,10 +217,12 @@ static void answer_status(void)
 {
     static char answer[ANSWER_ROOM];
     size_t n = (size_t)snprintf(answer, sizeof(answer),
-                                "{\"version\":\"" MG_VERSION
-                                "\",\"pid\":%d,\"uptime\":%.0f,\"generation\":%u,\"workers\":[",
+                                "{\"version\":\"" MG_VERSION "\",\"pid\":%d,\"uptime\":%.0f,\"generation\":%u,",
                                 (int)getpid(), ev_now(m.loop) - m.began, mg_declared_generation());
     bool first = true;
+
+    n += mg_probation_report(answer + n, sizeof(answer) - n);
+    n += (size_t)snprintf(answer + n, sizeof(answer) - n, ",\"workers\":[");
 
     for (unsigned i = 0; i < MG_WORKERS_MAX; i++) {
         const char *report = mg_children.all[i].report;
@@ -321,7 +325,6 @@ static void on_forked(void)
         ev_signal_stop(m.loop, &m.signals[i]);
         signal(m.signals[i].signum, m.signals[i].signum == SIGTERM ? SIG_DFL : SIG_IGN);
     }
-    mg_declared_end();
     mg_reload_end();
 }
 
@@ -427,7 +430,32 @@ static const char *on_reload(unsigned ticket)
     return NULL;
 }
 
-static const struct mg_control_events control_events = { on_status, on_reload, on_upgrade, stop, end_if_done };
+static const char *on_rollback(unsigned ticket)
+{
+    if (m.stage != RUNNING)
+        return "moongate is starting or stopping; nothing is taken back now";
+    if (mg_upgrade_under_way())
+        return "an upgrade is under way; ask again when it has ended";
+    if (!mg_probation_is_on())
+        return "no generation is on probation: there is none that could be put in force again";
+    return mg_reload_back(ticket, "it was asked for");
+}
+
+static const char *on_promote(void)
+{
+    return mg_probation_promote() ? NULL : "no generation is on probation: the one in force is final";
+}
+
+/* What can't be now is tried again at the next look. */
+static void on_worse(const char *why)
+{
+    if (m.stage == RUNNING && !mg_upgrade_under_way() && !mg_reload_is_under_way())
+        (void)mg_reload_back(0, why);
+}
+
+static const struct mg_control_events control_events = {
+    on_status, on_reload, on_upgrade, on_rollback, on_promote, stop, end_if_done,
+};
 
 /* The keys of tickets are turned here too, so that a worker that is started later has the others' ones, and what is
  * over is forgotten here as well. */
@@ -470,7 +498,7 @@ int mg_master_run(const struct mg_master_options *options)
     mg_log_who("master");
     mg_inherited_read();
     m.loop = ev_default_loop(EVBACKEND_EPOLL);
-    if (!m.loop || !start_shared(options->shared) || !mg_tls_start()) {
+    if (!m.loop || !start_shared(options->shared) || !mg_tally_start() || !mg_tls_start()) {
         mg_log(MG_LOG_ERROR, "the master can't start: %s", strerror(errno));
         return 1;
     }
@@ -486,6 +514,7 @@ int mg_master_run(const struct mg_master_options *options)
     mg_declared_start(options);
     mg_children_start(m.loop, options, &children_events);
     mg_reload_start(m.loop);
+    mg_probation_start(m.loop, on_worse);
     if (options->watch && !mg_watch_start(m.loop, reload_unasked)) {
         fprintf(stderr, "moongate: --watch: %s\n", strerror(errno));
         return 1;

@@ -9,6 +9,8 @@
 #include "declared.h"
 #include "log.h"
 #include "notify.h"
+#include "probation.h"
+#include "tally.h"
 #include "text.h"
 
 static const double PREPARE_PATIENCE = 60.0; /* for one worker's init hooks */
@@ -19,6 +21,8 @@ static struct {
     bool again;      /* it was asked for meanwhile */
     unsigned ticket; /* of the control socket's question; 0: nobody waits */
     double began;
+    bool back; /* it takes back the one before */
+    char why[512];
     struct mg_ready *ready;  /* what the first worker said that was ready */
     ev_timer soon, patience; /* soon: to begin, from the loop */
 } r;
@@ -27,6 +31,7 @@ static struct {
 
 static void begin(unsigned ticket)
 {
+    mg_tally_clear(mg_declared_next());
     r.active = true;
     r.ticket = ticket;
     r.began = ev_now(r.loop);
@@ -44,7 +49,7 @@ static void end(const char *answer)
     ev_timer_stop(r.loop, &r.patience);
     free(r.ready);
     r.ready = NULL;
-    r.active = r.committed = r.again = false;
+    r.active = r.committed = r.again = r.back = false;
     r.ticket = 0;
     mg_notify_ready("Generation %u serves in %u workers", mg_declared_generation(), mg_children_serving());
     if (ticket)
@@ -131,6 +136,21 @@ static void tell(void)
     end(answer);
 }
 
+static void tell_back(void)
+{
+    static char answer[1024];
+    unsigned serving = mg_children_serving();
+
+    mg_log(MG_LOG_WARN, "generation %u is in force again in %u worker%s: %s", mg_declared_generation(), serving,
+           serving == 1 ? "" : "s", r.why);
+    snprintf(answer, sizeof(answer),
+             "{\"generation\":%u,\"workers\":%u,\"seconds\":%.4f,\"summary\":\"generation %u is in force again in %u "
+             "worker%s\"}",
+             mg_declared_generation(), serving, ev_now(r.loop) - r.began, mg_declared_generation(), serving,
+             serving == 1 ? "" : "s");
+    end(answer);
+}
+
 static void tell_if_all_committed(void)
 {
     if (!r.active || !r.committed)
@@ -138,7 +158,10 @@ static void tell_if_all_committed(void)
     for (unsigned i = 0; i < mg_children.count; i++)
         if (mg_children.all[i].pid && mg_children.all[i].commits)
             return;
-    tell();
+    if (r.back)
+        tell_back();
+    else
+        tell();
 }
 
 /* ---- Its way. ---- */
@@ -162,6 +185,7 @@ static bool all_declare_the_same(void)
 static void commit(void)
 {
     const char *why;
+    unsigned before = mg_declared_generation();
 
     if (!r.ready) {
         mg_reload_give_up("no worker runs; the log says why");
@@ -177,6 +201,7 @@ static void commit(void)
     }
     ev_timer_stop(r.loop, &r.patience);
     r.committed = true;
+    mg_probation_begin(before, mg_declared_generation(), r.ready);
     for (unsigned i = 0; i < mg_children.count; i++)
         if (mg_children.all[i].pid && mg_children.all[i].ready)
             mg_child_commit(&mg_children.all[i]);
@@ -186,7 +211,7 @@ static void commit(void)
 
 static void ask_to_prepare(struct mg_child *c)
 {
-    uint32_t number = mg_declared_generation() + 1;
+    uint32_t number = mg_declared_next();
 
     c->prepares = true;
     ev_timer_stop(r.loop, &r.patience);
@@ -217,7 +242,32 @@ static void on_soon(struct ev_loop *loop, ev_timer *t, int events)
     (void)loop;
     (void)t;
     (void)events;
+    tell_if_all_committed();
     go_on();
+}
+
+/* ---- And back. ---- */
+
+const char *mg_reload_back(unsigned ticket, const char *why)
+{
+    const char *why_not;
+
+    if (r.active)
+        return "a reload is under way; ask again when it has ended";
+    if (!mg_declared_go_back(&why_not)) {
+        mg_log(MG_LOG_ERROR, "rollback: nothing has changed: %s", why_not);
+        mg_probation_promote();
+        return why_not;
+    }
+    snprintf(r.why, sizeof(r.why), "%s", why);
+    mg_probation_taken_back(mg_declared_generation(), why);
+    begin(ticket);
+    r.committed = r.back = true;
+    for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
+        if (mg_children.all[i].pid && !mg_children.all[i].leaves)
+            mg_child_go_back(&mg_children.all[i]);
+    mg_children_recount();
+    return NULL;
 }
 
 /* ---- News. ---- */

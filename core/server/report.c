@@ -24,7 +24,7 @@ enum { POLICIES_MOST = 1024 }; /* bytes about the policies of each that have ove
 
 static size_t report_generation(char *to, size_t size, const struct mg_generation *g)
 {
-    static const char *const states[] = { "loading", "ready", "in force", "retired", "cut", "failed" };
+    static const char *const states[] = { "loading", "ready", "in force", "kept", "retired", "cut", "failed" };
     bool old = g->state == MG_GENERATION_RETIRED || g->state == MG_GENERATION_CUT;
 
     char policies[POLICIES_MOST];
@@ -55,6 +55,8 @@ static size_t report_worker(char *to, size_t size, int number, const struct mg_g
     struct sums s = { 0 };
 
     add_counts(&s, now);
+    if (mg_generations_kept())
+        add_counts(&s, mg_generations_kept());
     for (const struct mg_generation *g = mg_generations_retired(); g; g = g->next)
         add_counts(&s, g);
     return (size_t)snprintf(
@@ -76,6 +78,10 @@ size_t mg_report(char *to, size_t size, int number, const struct mg_generation *
     size_t n = report_worker(to, size, number, now);
 
     n += report_generation(to + n, size - n, now);
+    if (mg_generations_kept()) {
+        to[n++] = ',';
+        n += report_generation(to + n, size - n, mg_generations_kept());
+    }
     for (const struct mg_generation *g = mg_generations_retired(); g && told < REPORTED_MOST; g = g->next, told++) {
         to[n++] = ',';
         n += report_generation(to + n, size - n, g);

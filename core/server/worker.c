@@ -89,6 +89,9 @@ static bool send_ready(const struct mg_generation *g)
         return false;
     r->drain_timeout = g->settings.drain_timeout;
     r->workers = g->settings.workers;
+    r->probation = g->settings.probation;
+    r->probation_errors = g->settings.probation_errors;
+    r->probation_least = g->settings.probation_least;
     if (!mg_text_equal(g->settings.error_log, MG_LIT("stderr")))
         snprintf(r->error_log, sizeof(r->error_log), "%.*s", (int)g->settings.error_log.len, g->settings.error_log.ptr);
     r->count = g->listen_count;
@@ -248,9 +251,38 @@ static void take_settings(const mg_settings *s, const mg_settings *before)
         mg_log(MG_LOG_WARN, "gate.set: resolver and shared_size count from the next start on");
 }
 
+/* It is kept in the other workers already. */
+static void on_former_ready(struct mg_generation *g, enum mg_status status)
+{
+    if (status != MG_OK) {
+        mg_generations_forget(&w.candidate);
+        return;
+    }
+    w.candidate = NULL;
+    mg_generations_keep(g);
+}
+
+static void on_former_loaded(struct mg_generation *g, enum mg_status status, mg_slice problem)
+{
+    if (status == MG_OK) {
+        mg_vm_init(g);
+        return;
+    }
+    mg_log(MG_LOG_WARN, "the generation of before can't be loaded: %.*s", (int)problem.len, problem.ptr);
+    mg_generations_forget(&w.candidate);
+}
+
+static void load_former(void)
+{
+    mg_slice problem;
+
+    w.candidate = mg_generations_load(w.options->former, on_former_loaded, on_former_ready, &problem);
+}
+
 static void commit(const struct mg_letter *l)
 {
     struct mg_generation *g = w.candidate;
+    bool begins = !mg_generation_now;
 
     if (!g || !take_listeners(g, l)) {
         mg_log(MG_LOG_ERROR, "generation %u can't be put in force: no memory or no descriptor is left",
@@ -262,7 +294,38 @@ static void commit(const struct mg_letter *l)
     mg_generations_keep_no_rebuilt();
     if (mg_generation_now)
         take_settings(&g->settings, &mg_generation_now->settings);
-    mg_generations_put_in_force(g);
+    mg_generations_let_kept_go();
+    mg_generations_put_in_force(g, g->settings.probation > 0);
+    mg_channel_send(w.options->channel, MG_WORD_IN_FORCE, NULL, 0, NULL, 0);
+    if (begins && w.options->former)
+        load_former();
+}
+
+/* ---- Back. ---- */
+
+/* What it would be built anew of may have been edited since. */
+static void on_returned_lost(struct mg_generation *g)
+{
+    mg_log(MG_LOG_ERROR, "generation %u, which is in force again, has lost its VM: another worker takes the place",
+           g->number);
+    finish(1);
+}
+
+static void go_back(const struct mg_letter *l)
+{
+    struct mg_generation *g = mg_generations_kept();
+
+    if (!g || !take_listeners(g, l)) {
+        mg_log(MG_LOG_WARN, "the generation of before is not here: another worker takes the place");
+        finish(1);
+        return;
+    }
+    mg_generations_take_kept();
+    mg_generations_forget(&w.candidate);
+    mg_generations_keep_no_rebuilt();
+    take_settings(&g->settings, &mg_generation_now->settings);
+    mg_generations_put_in_force(g, false);
+    g->on_lost = on_returned_lost;
     mg_channel_send(w.options->channel, MG_WORD_IN_FORCE, NULL, 0, NULL, 0);
 }
 
@@ -321,6 +384,12 @@ static void hear(const struct mg_letter *l)
         return;
     case MG_WORD_COMMIT:
         commit(l);
+        return;
+    case MG_WORD_BACK:
+        go_back(l);
+        return;
+    case MG_WORD_PROMOTE:
+        mg_generations_let_kept_go();
         return;
     case MG_WORD_ABANDON:
         mg_generations_forget(&w.candidate);

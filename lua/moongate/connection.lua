@@ -111,6 +111,7 @@ local function ended(f, ok, _, trace, waited)
     log.error(("%s: %s"):format(entry and hook.who(record.phase.name, entry) or record.phase.name, trace))
   end
   if not view then return end
+  if trace then C.mg_connection_threw(state.generation) end
   if not ok then view.refused = 1 end
   if waited then C.mg_connect_done(view) end
 end

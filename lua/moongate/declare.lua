@@ -63,12 +63,23 @@ local set_keys = {
   max_decoded_ratio = schema.number(),
   max_trips = count { min = 1, max = 64 },
   trips_window = seconds { above = 0 },
+  probation = schema.any("seconds, false, or a table like { time = 30 }", function(value)
+    if value == false then return { time = 0 } end
+    if type(value) == "number" then return { time = value } end
+    if type(value) == "table" then return value end
+  end),
   access_log = text { expect = 'a path, "stderr", "off" or "syslog:/dev/log"' },
   error_log = text { expect = 'a path or "stderr"' },
   log_format = schema.choice { "json", "common", "combined" },
   log_fields = schema.words { expect = 'a list of field names like { "status", "path" }' },
   log_level = schema.choice { "debug", "info", "warn", "error" },
   resolver = schema.words { expect = 'addresses like "10.0.0.2:53"' },
+}
+
+local probation_keys = {
+  time = seconds(),
+  errors = schema.number { max = 1 },
+  least = count { min = 1 },
 }
 
 local listen_keys = {
@@ -185,6 +196,9 @@ function declare.set(options)
   local _, fail = begin "gate.set"
   need_table(options, fail, "a table of settings")
   for key, value in pairs(schema.read(options, set_keys, fail)) do
+    if key == "probation" then
+      value = schema.read(value, probation_keys, function(message) fail("probation: " .. message) end)
+    end
     declared.set[key] = value
     state.settings[key] = value
   end

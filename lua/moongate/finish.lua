@@ -34,6 +34,9 @@ local function apply_settings(set)
   for _, key in ipairs(number_keys) do
     if set[key] then settings[key] = set[key] end
   end
+  for key, value in pairs(set.probation or {}) do
+    settings[key == "time" and "probation" or "probation_" .. key] = value
+  end
   for _, key in ipairs { "max_decoded_size", "max_decoded_ratio" } do
     state.settings[key] = tonumber(settings[key])
   end

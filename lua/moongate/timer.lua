@@ -34,13 +34,13 @@ local function tick(self)
     self.sleeping = true
     fiber.wait(C.mg_sleep(fiber.task(), self.seconds))
     self.sleeping = false
-    if self.stopped then return end
+    if self.stopped or self.paused then return end
     at.hook = entry_of(self).number
     local ok, trace = xpcall(self.fn, explain)
     if trace == fiber.gone then return end
     local tripped = fiber.next_piece()
     if not ok or tripped then log.error(("%s: %s"):format(self.name, ok and tripped or trace)) end
-  until self.once or self.stopped
+  until self.once or self.stopped or self.paused
 end
 
 local function ended(f)
@@ -89,19 +89,25 @@ function timer.after(seconds, fn) return new("gate.after", seconds, fn, true) en
 
 --- The generation is in force.
 function timer.start()
-  state.in_force = true
+  state.in_force, retired = true, false
   for _, self in ipairs(declared) do
-    if not self.stopped then begin(self) end
+    self.paused = false
+    if not self.stopped and not begun[self] then begin(self) end
   end
   declared = {}
 end
 
---- Another generation is in force: its own timers do the work now. A run that is under way goes on.
+--- Another generation is in force: its own timers do the work now. A run that is under way goes on. If this one comes
+--- back, they begin anew.
 function timer.retire()
   retired = true
-  local list = {}
-  for self in pairs(begun) do list[#list + 1] = self end
-  for _, self in ipairs(list) do self:stop() end
+  for self in pairs(begun) do
+    if not self.stopped then declared[#declared + 1] = self end
+  end
+  for _, self in ipairs(declared) do
+    self.paused = true
+    if self.sleeping then fiber.cancel(self.fiber) end
+  end
 end
 
 return timer

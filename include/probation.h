@@ -1,0 +1,25 @@
+/* probation.h - is a generation that has just been put in force worse than the one before?
+ *
+ * For a time after a commit (gate.set { probation = ... }) every worker keeps the generation of before. Meanwhile the
+ * shares of 5xx answers and of hooks that throw are compared with those of the minute before the commit. */
+#pragma once
+
+#include <ev.h>
+
+#include "channel.h"
+
+/* The one in force is worse than the one before, and this is why. */
+typedef void mg_on_worse(const char *why);
+
+/* Once, before all others. */
+void mg_probation_start(struct ev_loop *loop, mg_on_worse *on_worse);
+/* `now` has taken the place of `before`; r is what it declared. */
+void mg_probation_begin(unsigned before, unsigned now, const struct mg_ready *r);
+/* `before` is in force again. */
+void mg_probation_taken_back(unsigned before, const char *why);
+/* It is over: the one of before is let go. False: there was none. */
+bool mg_probation_promote(void);
+/* Is the one of before kept? */
+bool mg_probation_is_on(void);
+/* Members of a JSON object for `moongate status`: the generations, what is on probation, the last rollback. */
+size_t mg_probation_report(char *to, size_t size);
