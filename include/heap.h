@@ -13,6 +13,7 @@ enum { MG_HEAP_CLASSES = 64 + 8 }; /* every 16 bytes up to 1 KiB, then powers of
 
 struct mg_heap {
     size_t used, most; /* bytes that Lua holds, and may hold */
+    bool refused;      /* it has asked for more than that; whoever looks resets it */
     char *at, *end;    /* room in the newest segment */
     struct mg_heap_segment *segments;
     struct mg_heap_big *bigs; /* larger blocks, each mapped by itself */

@@ -44,6 +44,14 @@ def test_after_max_trips_it_is_skipped_or_its_routes_are_closed(moongate, on_fai
     assert len(told) == 1 and f'on_fail = "{on_fail}"' in told[0]
 
 
+def test_what_takes_more_than_memory_limit_is_taken_out_too(moongate):
+    gate = moongate(script("open", "a hog of memory").replace("cpu_budget = 0.05", "cpu_budget = 10"))
+    gate.expect_error(r".")
+
+    assert [gate.get("/guarded?now").status for _ in range(4)] == [500, 500, 500, 200]
+    assert policies(gate) == [{"name": "auth", "trips": 3, "out": "open"}]
+
+
 def test_a_closed_route_says_why_in_the_access_log(moongate):
     gate = moongate(script("closed", settings="max_trips = 1"))
     gate.expect_error(r".")

@@ -138,8 +138,10 @@ void *mg_heap_change(void *heap, void *old, size_t old_size, size_t size)
         h->used -= old_size;
         return NULL;
     }
-    if (size > old_size && h->used + (size - old_size) > h->most)
+    if (size > old_size && h->used + (size - old_size) > h->most) {
+        h->refused = true;
         return NULL;
+    }
     if (old_size && has_same_place(old_size, size)) {
         h->used += size - old_size;
         return old;

@@ -37,6 +37,7 @@ struct vm {
     size_t crowded;         /* what the heap may use before a collection is due at once */
     uint8_t *prepared;      /* by route + 1: which of its works there are */
     bool inside;            /* Lua is on the stack */
+    bool overran;           /* the run under way, and it has been counted */
     bool lost;              /* it was left in the middle, or is over: never entered again */
     int cycles;             /* of the collector since it is over */
     struct mg_view **views; /* that Lua knows, by slot */
@@ -121,6 +122,24 @@ static void lose(struct vm *vm, const char *why)
     vm->L = NULL;
 }
 
+/* The hook at work has taken more than it may: once a run, however it goes on. */
+static void note_overrun(struct vm *vm)
+{
+    if (vm->overran)
+        return;
+    vm->overran = true;
+    mg_hook_overran(vm->generation, vm->generation->lua.hook);
+}
+
+/* Its allocator has refused something: memory_limit is a budget, too. */
+static inline void note_memory(struct vm *vm)
+{
+    if (!vm->heap.refused)
+        return;
+    vm->heap.refused = false;
+    note_overrun(vm);
+}
+
 static void lose_to_budget(struct vm *vm)
 {
     struct mg_generation *g = vm->generation;
@@ -129,8 +148,7 @@ static void lose_to_budget(struct vm *vm)
     vm->inside = false;
     snprintf(why, sizeof(why), "%s has taken %u ms of CPU, and cpu_budget allows %u ms; it did not stop when asked to",
              mg_hooks_who(&g->hooks, g->lua.hook), mg_budget_spent(), mg_budget_allowed());
-    if (!g->lua.tripped)
-        mg_hook_overran(g, g->lua.hook);
+    note_overrun(vm);
     lose(vm, why);
 }
 
@@ -143,7 +161,7 @@ static void on_trip(void *owner, unsigned ms)
         return;
     g->lua.tripped = (int32_t)ms;
     g->lua.settled = 1;
-    mg_hook_overran(g, g->lua.hook);
+    note_overrun(vm_of(g));
 }
 
 /* The hooks of a phase have ended well, but one of them was over the budget and caught the error that said so. */
@@ -207,9 +225,11 @@ static int call(struct vm *vm)
         lose_to_budget(vm);
         return -1;
     }
+    note_memory(vm);
     int answer = -1;
     if (failed)
-        mg_log(MG_LOG_ERROR, "lua: %s", lua_tostring(L, -1));
+        mg_log(MG_LOG_ERROR, "%s: %s", mg_hooks_who(&vm->generation->hooks, vm->generation->lua.hook),
+               lua_tostring(L, -1));
     else
         answer = (int)lua_tointeger(L, -1);
     lua_settop(L, WORKS);
@@ -231,6 +251,7 @@ static int enter(struct vm *vm, int event, uint32_t a, int b, void *c)
     if (vm->lost)
         return -1;
     vm->inside = true;
+    vm->overran = false;
     lua_pushvalue(L, STEP);
     lua_pushinteger(L, event);
     lua_pushinteger(L, (lua_Integer)a);
@@ -308,12 +329,14 @@ static int enter_phase(struct vm *vm, struct mg_view *x, enum mg_phase phase)
     if (vm->lost)
         return -1;
     vm->inside = true;
+    vm->overran = false;
     int arguments = push_work(vm, x, phase);
     int status = mg_budget_resume(vm->ready, arguments);
     if (status == MG_BUDGET_LEFT) {
         lose_to_budget(vm);
         return -1;
     }
+    note_memory(vm);
     if (arguments == FIRST_ARGUMENTS && (!status || status == LUA_YIELD))
         vm->prepared[x->route + 1] |= work_of(phase);
     if (status)
@@ -531,6 +554,7 @@ static void set_limit(struct vm *vm)
 {
     vm->heap.most = (size_t)vm->generation->settings.memory_limit;
     vm->crowded = vm->heap.most / 10 * 9;
+    vm->heap.refused = false;
 }
 
 enum mg_status mg_vm_open(struct mg_generation *g, const char *script, const struct mg_load_wants *wants,
