@@ -52,7 +52,7 @@ LDFLAGS += --coverage
 endif
 
 all: $(BUILD)/moongate
-.PHONY: all run test bench lint format install uninstall clean help print-objects FORCE \
+.PHONY: all run test bench lint format install install-files uninstall clean help print-objects FORCE \
         deps deps-test deps-lint deps-bench fuzz fuzz-build $(FUZZ:%=fuzz-%)
 .DELETE_ON_ERROR:
 
@@ -98,7 +98,7 @@ DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-pars
         zlib1g-dev libbrotli-dev libzstd-dev libnghttp2-dev lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light haproxy curl wrk python3-brotli zstd \
-             python3-h2 nghttp2-client nodejs openssl testssl.sh bsdextrautils lua-socket \
+             python3-h2 nghttp2-client nodejs openssl testssl.sh bsdextrautils lua-socket mandoc systemd zsh \
              $(if $(shell command -v npm),,npm)
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
 DEPS_BENCH := openssl nghttp2-client nghttp2-server nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3 nghttp2-client
@@ -162,11 +162,21 @@ lint: deps-lint
 format:
 	clang-format -i $(C_FILES)
 
-install: all
+# The unit names the binary of this PREFIX; the user's script is never overwritten nor removed.
+install: all install-files
 	install -D -m 755 $(BUILD)/moongate $(DESTDIR)$(PREFIX)/bin/moongate
-	find scripts -name '*.lua' -exec install -D -m 644 {} $(DESTDIR)$(PREFIX)/share/moongate/{} \;
+install-files:
+	find scripts -name package -prune -o -name '*.lua' -exec install -D -m 644 {} $(DESTDIR)$(PREFIX)/share/moongate/{} \;
+	install -D -m 644 scripts/package/moongate.1 $(DESTDIR)$(PREFIX)/share/man/man1/moongate.1
+	install -D -m 644 scripts/package/moongate.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/moongate
+	install -D -m 644 scripts/package/moongate.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_moongate
+	install -D -m 644 scripts/package/moongate.service $(DESTDIR)$(PREFIX)/lib/systemd/system/moongate.service
+	sed -i 's,/usr/bin/moongate,$(PREFIX)/bin/moongate,' $(DESTDIR)$(PREFIX)/lib/systemd/system/moongate.service
+	test -e $(DESTDIR)/etc/moongate/gateway.lua || \
+	 install -D -m 644 scripts/package/gateway.lua $(DESTDIR)/etc/moongate/gateway.lua
 uninstall:
-	rm -rf $(DESTDIR)$(PREFIX)/bin/moongate $(DESTDIR)$(PREFIX)/share/moongate
+	cd $(DESTDIR)$(PREFIX) && rm -rf bin/moongate share/moongate share/man/man1/moongate.1 \
+	 share/bash-completion/completions/moongate share/zsh/site-functions/_moongate lib/systemd/system/moongate.service
 clean:
 	rm -rf build
 print-objects:
