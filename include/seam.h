@@ -34,15 +34,15 @@ enum mg_status {
 };
 
 /* A phase is entered by calling its work(slot, view*), a function in the table that moongate.works hands out, in the
- * coroutine works[0] (lua/moongate/works.lua). When it has returned the phase is done; that of MG_PHASE_LOG may return
- * true: the exchange is over for Lua, and FINISH would tell it nothing.
+ * coroutine works[0] (lua/moongate/works.lua). When it has returned the phase is done. When the exchange is over
+ * works[-1](slot) is called, and its view dies; 1: fibers of it are left, SETTLE follows. That of MG_PHASE_LOG may return
+ * true: the exchange is over for Lua already, and works[-1] has nothing to do.
  *
  * For everything else the core calls the runtime's one function: step(event, a, b, c) -> number.
  *   WAITS    slot, phase              that work has yielded. 1: mg_phase_done comes later; below 0: the phase failed
  *   THREW    slot, phase, problem     that work has thrown. 0; or below 0: nobody has said mg_phase_failed
  *   SETTLE   0                        works have set mg_lua_counts.settled: fibers wait for their turn
  *   WAKE     ticket, code
- *   FINISH   slot                     the exchange is over; its view dies
  *   GONE     slot                     the client has left: fibers of the exchange that wait in Lua alone (for
  *                                     each other) get the same error as those whose tickets were answered
  *                                     MG_GONE; the log phase still comes
@@ -61,7 +61,6 @@ enum mg_event {
     MG_EVENT_THREW,
     MG_EVENT_SETTLE,
     MG_EVENT_WAKE,
-    MG_EVENT_FINISH,
     MG_EVENT_CONNECT,
     MG_EVENT_CLOSED,
     MG_EVENT_INIT,
@@ -139,7 +138,7 @@ typedef struct mg_view {
     mg_slice *params;           /* of the route's pattern, in its order; last the rest, if it ends in * */
     double started;             /* Unix time */
     double bytes_in, bytes_out; /* body bytes from and to the client */
-    uint32_t slot;              /* of the live exchanges of this generation; used again after FINISH */
+    uint32_t slot;              /* of the live exchanges of this generation; used again when it is over */
     int32_t route;              /* its number in the generation; -1 if none was found */
     uint32_t wants;             /* 1 << mg_phase: who has hooks */
     uint32_t tries;             /* attempts begun */

@@ -51,6 +51,7 @@ enum {
     SHRINK_STEP = 64,  /* some 0.2 ms */
     SHRINK_CYCLES = 2, /* the first may have begun when all of it was still in use */
 };
+enum { CLOSE_WORK = -1 };    /* of works: what closes an exchange */
 enum { WORKS_OF_READY = 1 }; /* and the works on that of the ready coroutine, below the one that runs */
 
 static struct vm *vm_of(const struct mg_generation *g)
@@ -214,12 +215,12 @@ static void relieve(struct vm *vm)
     lose(vm, "Lua holds nearly all of memory_limit, and a collection freed too little");
 }
 
-/* Calls step, on the stack with its arguments. What a policy throws is caught in Lua; an error here is the runtime's
- * own, or there was no memory to catch it. */
-static int call(struct vm *vm)
+/* Calls a function of the runtime, on the stack with its arguments. What a policy throws is caught in Lua; an error
+ * here is the runtime's own, or there was no memory to catch it. */
+static int call(struct vm *vm, int arguments)
 {
     lua_State *L = vm->L;
-    int failed = mg_budget_call(L, 4, 1);
+    int failed = mg_budget_call(L, arguments, 1);
 
     if (failed == MG_BUDGET_LEFT) {
         lose_to_budget(vm);
@@ -259,7 +260,7 @@ static int enter(struct vm *vm, int event, uint32_t a, int b, void *c)
     lua_pushnumber(L, (lua_Number)(uintptr_t)c);
     if (vm->generation->watched)
         vm->policy = watched_policy;
-    return call(vm);
+    return call(vm, 4);
 }
 
 /* ---- Entering a phase. ---- */
@@ -289,7 +290,7 @@ static int part(struct vm *vm, const struct mg_view *x, enum mg_phase phase, boo
     } else {
         lua_xmove(vm->ready, L, 1);
     }
-    int answer = call(vm);
+    int answer = call(vm, 4);
     if (!vm->lost)
         learn_ready(vm);
     return answer;
@@ -435,6 +436,19 @@ static void vm_gone(struct mg_policy *p, uint32_t slot)
     settle((struct vm *)p);
 }
 
+/* The end of each exchange that Lua knows: not by step, which takes as long as all that is done here. */
+static void close_exchange(struct vm *vm, uint32_t slot)
+{
+    assert(!vm->inside);
+    if (vm->lost)
+        return;
+    vm->inside = true;
+    lua_rawgeti(vm->L, WORKS, CLOSE_WORK);
+    lua_pushinteger(vm->L, (lua_Integer)slot);
+    if (call(vm, 1) > 0)
+        enter(vm, MG_EVENT_SETTLE, 0, 0, NULL);
+}
+
 static void vm_finish(struct mg_policy *p, struct mg_view *x)
 {
     struct vm *vm = (struct vm *)p;
@@ -445,7 +459,7 @@ static void vm_finish(struct mg_policy *p, struct mg_view *x)
     if (x->slot >= vm->view_room || !vm->views[x->slot])
         return;
     vm->views[x->slot] = NULL;
-    enter(vm, MG_EVENT_FINISH, x->slot, 0, NULL);
+    close_exchange(vm, x->slot);
     settle(vm);
 }
 

@@ -49,7 +49,6 @@ end
 
 local events = {
   [C.MG_EVENT_WAKE] = fiber.wake,
-  [C.MG_EVENT_FINISH] = exchange.close,
   [C.MG_EVENT_GONE] = function(slot)
     local x = exchange.live[slot]
     if x and x.fibers then fiber.cancel_all(x, true) end
@@ -85,6 +84,8 @@ function works.first(slot, pointer, phase)
   end
   return works[key](slot, pointer)
 end
+
+works[-1] = function(slot) return exchange.close(slot) == false and 1 or 0 end
 
 local function step(event, a, b, c)
   local code = events[event](a, b, c) or 0

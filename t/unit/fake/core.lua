@@ -275,7 +275,10 @@ function core.enter(x, phase)
   return step(core.C.MG_EVENT_SETTLE, 0)
 end
 function core.wake(ticket, code) return step(core.C.MG_EVENT_WAKE, ticket, code or 0) end
-function core.finish(x) return step(core.C.MG_EVENT_FINISH, tonumber(x.view.slot), 0) end
+function core.finish(x)
+  if works[-1](tonumber(x.view.slot)) == 1 then return step(core.C.MG_EVENT_SETTLE, 0) end
+  return 0
+end
 function core.gone(x) return step(core.C.MG_EVENT_GONE, tonumber(x.view.slot), 0) end
 
 --- A route whose hooks are { ACCESS = { fn, ... }, ... }.
