@@ -18,7 +18,7 @@ SRC := base/text base/clock base/log base/arena base/block base/random \
        http/h2_head http/h2_stream http/h2_send http/h2_write http/h2_read http/h2 \
        proxy/shared proxy/tally proxy/dict proxy/tcp proxy/pool proxy/dial proxy/peer proxy/route proxy/task proxy/hook proxy/generation \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
-       script/inbox script/outside script/fetch script/coding script/crypto script/seam script/heap script/budget \
+       script/inbox script/outside script/fetch script/coding script/crypto script/hash script/seam script/heap script/budget \
        script/sources script/load script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets server/launch \
        server/notify server/watch server/channel \
@@ -29,7 +29,7 @@ LUA := $(shell find lua -name '*.lua')
 FUZZ := $(basename $(notdir $(wildcard t/fuzz/*.c)))
 EMBEDDED := $(LUA:%.lua=$(BUILD)/%.o) $(BUILD)/seam_text.o
 
-PACKAGES := luajit openssl libcares libnghttp2 zlib libbrotlienc libbrotlidec libzstd
+PACKAGES := luajit openssl libcares libnghttp2 zlib libbrotlienc libbrotlidec libzstd libxxhash
 FLAGS_OF := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 LIBS_OF  := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
 VERSION  := 0.1.0
@@ -89,13 +89,13 @@ $(BUILD)/prefix: FORCE
 	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' > $@
 $(BUILD)/found:
 	@mkdir -p $(@D)
-	@printf '#include <%s>\n' luajit.h ev.h http_parser.h ares.h openssl/ssl.h nghttp2/nghttp2.h zlib.h brotli/encode.h zstd.h | \
+	@printf '#include <%s>\n' luajit.h ev.h http_parser.h ares.h openssl/ssl.h nghttp2/nghttp2.h zlib.h brotli/encode.h zstd.h xxhash.h | \
 	 $(CC) $(CPPFLAGS) -fsyntax-only -x c - && command -v luajit > $@ || \
 	 { echo 'libraries are missing: run `make deps`'; exit 1; }
 
 # Debian's packages. Asks for rights only if something is missing. Some builds of nodejs bring npm along.
 DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-parser-dev libc-ares-dev libssl-dev \
-        zlib1g-dev libbrotli-dev libzstd-dev libnghttp2-dev lua-cjson
+        zlib1g-dev libbrotli-dev libzstd-dev libxxhash-dev libnghttp2-dev lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light haproxy curl wrk python3-brotli zstd \
              python3-h2 nghttp2-client nodejs openssl testssl.sh bsdextrautils lua-socket mandoc systemd zsh \

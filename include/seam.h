@@ -35,8 +35,8 @@ enum mg_status {
 
 /* A phase is entered by calling its work(slot, view*), a function in the table that moongate.works hands out, in the
  * coroutine works[0] (lua/moongate/works.lua). When it has returned the phase is done. When the exchange is over
- * works[-1](slot) is called, and its view dies; 1: fibers of it are left, SETTLE follows. That of MG_PHASE_LOG may return
- * true: the exchange is over for Lua already, and works[-1] has nothing to do.
+ * works[-1](slot) is called, and its view dies; 1: fibers of it are left, SETTLE follows. Those of
+ * MG_PHASE_LOG and MG_PHASE_BALANCE may return true: Lua keeps nothing of the exchange, and works[-1] is not called.
  *
  * For everything else the core calls the runtime's one function: step(event, a, b, c) -> number.
  *   WAITS    slot, phase              that work has yielded. 1: mg_phase_done comes later; below 0: the phase failed
@@ -332,6 +332,7 @@ void mg_fetch_close(mg_fetch *f);
 /* Shared by all workers; read in place, racy by nature. */
 typedef struct mg_peer_view {
     double latency;    /* EWMA of the time to the response's head, seconds; 0: none yet */
+    double since;      /* mg_now() when it came, became healthy again, or its draining ended */
     uint64_t requests; /* tries begun */
     uint32_t failures; /* in a row */
     uint32_t failed;   /* in all */
@@ -343,6 +344,10 @@ mg_peer_view *mg_peer_look(mg_peer *p);
 /* What was declared. The slices live as long as the peer. */
 void mg_peer_about(const mg_peer *p, mg_slice *address, mg_slice *zone, double *weight);
 int mg_peer_active(const mg_peer *p); /* in flight, over all workers */
+int mg_peer_twin(const mg_peer *p);   /* which of the peers with the same address it is, from 0 */
+/* As view.latency, but a slower sample counts at once, and what is old fades, to 1/e in 10 s. 0: none yet. Samples are
+ * taken from the first call for a peer of this upstream. */
+double mg_peer_peak(mg_peer *p);
 void mg_peer_drain(mg_peer *p, bool on);
 int mg_upstream_count(const mg_upstream *u);
 mg_peer *mg_upstream_peer(const mg_upstream *u, int index); /* from 0, in the order of declaration */
@@ -580,6 +585,9 @@ double mg_now_exactly(void);
 double mg_time(void); /* Unix */
 int mg_base64(const char *ptr, uint32_t len, bool url, mg_slice *out);
 int mg_unbase64(const char *ptr, uint32_t len, mg_slice *out);
+
+/* From 0 to below 1, evenly spread; the same for the same bytes and seed on every machine. */
+double mg_hash(const char *ptr, uint32_t len, double seed);
 
 /* ---- Cryptography. ---- */
 

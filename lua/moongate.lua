@@ -1,5 +1,7 @@
 -- moongate - what `require "moongate"` gives to a script.
+local ffi = require "ffi"
 local C = require "moongate.seam"
+local balance = require "moongate.balance"
 local escape = require "moongate.escape"
 local fiber = require "moongate.fiber"
 local spawn = require "moongate.spawn"
@@ -26,7 +28,17 @@ local gate = {
   crypto = require "moongate.crypto",
   escape = escape.escape,
   unescape = escape.unescape,
+
+  -- For balancers.
+  memoize = balance.memoize,
+  partition = balance.partition,
+  peers_only = balance.peers_only,
 }
+
+-- LuaJIT begins with the same seed everywhere, and workers that draw alike would run to the same peers.
+local drawn = ffi.new "uint32_t[1]"
+C.mg_crypto_random(ffi.cast("char *", drawn), 4)
+math.randomseed(drawn[0])
 
 --- Waits.
 ---@param seconds number
@@ -42,6 +54,16 @@ function gate.now() return C.mg_now() end
 --- Unix time.
 ---@return number
 function gate.time() return C.mg_time() end
+
+--- A number from 0 to below 1, evenly spread: the same for the same text and seed in every worker, on every machine.
+--- Fast, and no secret: who knows the seed can find texts for any number.
+---@param text string
+---@param seed? number 0 if not given
+---@return number
+function gate.hash(text, seed)
+  if type(text) ~= "string" then error("gate.hash takes a string, got a " .. type(text), 2) end
+  return C.mg_hash(text, #text, seed or 0)
+end
 
 --- The number of this worker, from 0.
 ---@return integer

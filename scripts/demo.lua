@@ -38,7 +38,7 @@ end }
 
 local app = gate.upstream("app", {
   peers = peers,
-  balance = require "balance.two_choices" {},
+  balance = "p2c",
   attempt = function(req) req.headers.host = "origin.demo" end,      -- for this try only
 })
 

@@ -193,52 +193,6 @@ def test_limit_rate_counts_over_all_workers(policy):
     assert statuses.count(200) == 10
 
 
-# ---- balance
-
-@pytest.fixture
-def crowd(moongate, origin):
-    def start(balance, count=4, **options):
-        start.servers = [origin.answers(200, str(i)) for i in range(count)]
-        peers = ", ".join(f'"{server}"' for server in start.servers)
-        return moongate(f"""{HERE}
-            gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ {peers} }}, balance = {balance} }}) }}
-        """, **options)
-    return start
-
-
-def test_balance_two_choices_uses_every_peer(crowd):
-    gate = crowd('require "balance.two_choices" {}')
-    client = gate.raw()
-
-    for _ in range(200):
-        client.get("/")
-
-    assert all(20 <= server.seen <= 90 for server in crowd.servers)
-
-
-def test_balance_header_hash_sends_a_value_to_the_same_peer_and_spreads_values(crowd):
-    gate = crowd('require "balance.header_hash" { header = "x-tenant" }')
-    client = gate.raw()
-
-    went = [[client.get("/", f"X-Tenant: t{i}").body for i in range(100)] for _ in range(2)]
-    for _ in range(8):
-        client.get("/")
-
-    assert went[0] == went[1]
-    assert all(10 <= went[0].count(b"%d" % i) <= 45 for i in range(4))
-    assert sum(server.seen for server in crowd.servers) == 208
-
-
-def test_balance_header_hash_needs_to_know_by_what(moongate, tmp_path):
-    script = tmp_path / "bad.lua"
-    script.write_text(f'local gate = require "moongate"\n{HERE}\nlocal b = require "balance.header_hash" {{}}\n')
-
-    done = moongate_module.run("check", script)
-
-    assert done.returncode == 1
-    assert "bad.lua:3: balance.header_hash: one of header and by is needed" in done.stderr
-
-
 # ---- body, rewrite, answer
 
 def test_body_replace_sees_words_across_the_borders_of_pieces(policy, origin):

@@ -17,7 +17,8 @@ LIBRARY = ROOT / "build" / ("sanitize" if SANITIZE else ".") / "libmoongate.a"
 # malloc's caches of a thread count as in use, and fill up for a long time; without them what is kept is counted exactly.
 WITH_LUA = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
             "LUA_PATH": f"{ROOT}/lua/?.lua;{ROOT}/lua/?/init.lua;{ROOT}/scripts/?.lua;{UNIT}/?.lua;;"}
-PACKAGES = ["luajit", "openssl", "libcares", "libnghttp2", "zlib", "libbrotlienc", "libbrotlidec", "libzstd"]
+PACKAGES = ["luajit", "openssl", "libcares", "libnghttp2", "zlib", "libbrotlienc", "libbrotlidec", "libzstd",
+            "libxxhash"]
 
 
 def shows(command, **options):

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "dial.h"
 #include "text.h"
 
@@ -24,11 +25,13 @@ enum {
 };
 static const double WEIGHT_MOST = 1e6;
 static const double LATENCY_SHARE = 0.1; /* what one sample counts in the average */
+static const double PEAK_FADES = 10;     /* seconds in which a peak falls to 1/e */
 
 #define PEER_PREFIX "peer:"
 
 struct mg_peer_state {
     mg_peer_view view;             /* first: Lua reads it in place */
+    double peak, peaked;           /* latency of mg_peer_peak, as of mg_clock_now() then */
     uint32_t born;                 /* view.healthy has been set for the first time */
     uint32_t active[MG_SLOTS_MAX]; /* in flight; only its own worker writes a slot */
 };
@@ -50,6 +53,7 @@ struct mg_upstream {
     uint16_t *turns; /* a round: indexes of peers; valid unless `stale` */
     unsigned turn_count;
     bool stale;
+    bool peaks;       /* somebody asks for mg_peer_peak */
     unsigned tie;     /* where least_conn begins to look */
     uint32_t version; /* peers have come or gone */
     double budget;
@@ -305,6 +309,8 @@ struct mg_peer *mg_upstream_add_peer(struct mg_upstream *u, mg_slice address, do
     p->twin = twin;
     p->state = state;
     p->view = &state->view;
+    if (!(p->view->since > 0))
+        p->view->since = mg_clock_read();
     p->weight = weight;
     p->removed = false;
     u->peers[u->count++] = p;
@@ -329,6 +335,7 @@ void mg_peer_remove(mg_peer *p)
         return;
     u->removed[u->removed_count++] = p;
     p->removed = true;
+    p->view->since = 0; /* should it come again, it is new */
     u->count--;
     memmove(u->peers + p->index, u->peers + p->index + 1, (u->count - (unsigned)p->index) * sizeof(struct mg_peer *));
     renumber(u);
@@ -358,20 +365,24 @@ int mg_peer_active(const mg_peer *p)
     return (int)sum;
 }
 
-static void set_flag(struct mg_peer *p, uint8_t *flag, bool on)
+/* `serves` is what the flag says of a peer that may serve. */
+static void set_flag(struct mg_peer *p, uint8_t *flag, bool on, bool serves)
 {
-    if (__atomic_exchange_n(flag, (uint8_t)on, __ATOMIC_RELAXED) != (uint8_t)on)
-        __atomic_fetch_add(&p->upstream->state->version, 1, __ATOMIC_RELAXED);
+    if (__atomic_exchange_n(flag, (uint8_t)on, __ATOMIC_RELAXED) == (uint8_t)on)
+        return;
+    if (on == serves)
+        p->view->since = mg_clock_read();
+    __atomic_fetch_add(&p->upstream->state->version, 1, __ATOMIC_RELEASE);
 }
 
 void mg_peer_drain(mg_peer *p, bool on)
 {
-    set_flag(p, &p->view->draining, on);
+    set_flag(p, &p->view->draining, on, false);
 }
 
 void mg_peer_set_healthy(struct mg_peer *p, bool healthy)
 {
-    set_flag(p, &p->view->healthy, healthy);
+    set_flag(p, &p->view->healthy, healthy, true);
 }
 
 int mg_upstream_count(const mg_upstream *u)
@@ -387,6 +398,11 @@ mg_peer *mg_upstream_peer(const mg_upstream *u, int index)
 int mg_peer_index(const mg_peer *p)
 {
     return p->index;
+}
+
+int mg_peer_twin(const mg_peer *p)
+{
+    return (int)p->twin;
 }
 
 /* Both only grow, so the sum changes when either does. */
@@ -571,6 +587,35 @@ struct mg_peer *mg_peer_pick(struct mg_upstream *u, const struct mg_tried *tried
 
 /* ---- Tries. ---- */
 
+/* Peak EWMA, as Finagle has it: what is remembered fades with time, whether somebody comes or not, so that a peer that
+ * was slow is tried again. Two workers at once may lose a sample, which an average does not mind. */
+static double faded(const struct mg_peer_state *s, double now, double *kept)
+{
+    double peak, peaked;
+
+    __atomic_load(&s->peak, &peak, __ATOMIC_RELAXED);
+    __atomic_load(&s->peaked, &peaked, __ATOMIC_RELAXED);
+    *kept = now > peaked ? exp((peaked - now) / PEAK_FADES) : 1;
+    return peak * *kept;
+}
+
+static void note_peak(struct mg_peer_state *s, double latency)
+{
+    double now = mg_clock_now(), kept, peak = faded(s, now, &kept);
+
+    peak = latency > peak ? latency : peak + (1 - kept) * latency;
+    __atomic_store(&s->peak, &peak, __ATOMIC_RELAXED);
+    __atomic_store(&s->peaked, &now, __ATOMIC_RELAXED);
+}
+
+double mg_peer_peak(mg_peer *p)
+{
+    double kept;
+
+    p->upstream->peaks = true;
+    return faded(p->state, mg_clock_now(), &kept);
+}
+
 void mg_peer_begin(struct mg_peer *p)
 {
     uint32_t *active = &p->state->active[mg_shared_slot()];
@@ -594,6 +639,8 @@ void mg_peer_end(struct mg_peer *p, bool failed, double latency)
     }
     if (latency < 0)
         return;
+    if (p->upstream->peaks)
+        note_peak(p->state, latency);
     /* Two workers at once may lose a sample, which an average does not mind. */
     double average;
     __atomic_load(&view->latency, &average, __ATOMIC_RELAXED);

@@ -343,7 +343,7 @@ static int enter_phase(struct vm *vm, struct mg_view *x, enum mg_phase phase)
     if (status)
         return part(vm, x, phase, status == LUA_YIELD);
     if (lua_gettop(vm->ready) > WORKS_OF_READY) {
-        if (phase == MG_PHASE_LOG && lua_toboolean(vm->ready, -1))
+        if ((phase == MG_PHASE_LOG || phase == MG_PHASE_BALANCE) && lua_toboolean(vm->ready, -1))
             vm->views[x->slot] = NULL;
         lua_settop(vm->ready, WORKS_OF_READY);
     }

@@ -86,8 +86,7 @@ local function print_upstreams()
   if #declared.upstreams == 0 then return end
   print_line(0, "upstreams")
   for _, u in ipairs(declared.upstreams) do
-    local balance = type(u.balance) == "function" and "a function" or u.balance
-    print_line(1, u.name, "balance " .. balance, u.attempt and "attempt hook", u.retry and "retry hook",
+    print_line(1, u.name, "balance " .. u.balancer, u.attempt and "attempt hook", u.retry and "retry hook",
       "(" .. (u.place or "?") .. ")")
     for _, p in ipairs(u.peers) do
       print_line(2, p.address, p.weight ~= 1 and ("weight %g"):format(p.weight), p.zone ~= "" and "zone " .. p.zone)

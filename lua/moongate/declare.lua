@@ -5,6 +5,7 @@
 -- and gate.set count for all of them, also those above.
 local ffi = require "ffi"
 local C = require "moongate.seam"
+local balance = require "moongate.balance"
 local core = require "moongate.core"
 local declared = require "moongate.declared"
 local policy = require "moongate.policy"
@@ -122,8 +123,6 @@ for _, key in ipairs { "max_body_size", "max_text_size", "max_message_size", "bo
   route_keys[key] = limits[key]
 end
 
-local balances = { round_robin = C.MG_BALANCE_ROUND_ROBIN, least_conn = C.MG_BALANCE_LEAST_CONN }
-
 local upstream_numbers = {
   keepalive = count(),
   max_connections = count(),
@@ -142,8 +141,9 @@ local upstream_numbers = {
 
 local upstream_keys = {
   peers = schema.table { needed = true, expect = 'a list of addresses like { "10.0.0.1:8080" }' },
-  balance = schema.any('"round_robin", "least_conn" or a function(req, peers)', function(value)
-    if type(value) == "function" or balances[value] then return value end
+  balance = schema.any("a balancer", function(value)
+    if balance.built_in[value] then return value end
+    return balance.find(value)
   end),
   attempt = schema.func(),
   retry = schema.any("a table of options, a function(req, failure), or false", function(value)
@@ -296,7 +296,7 @@ local function upstream_spec(record, read, fail)
     fail "proxy_protocol: its connections are one client's each, so they can't be kept (keepalive) or shared (h2)"
   end
   if read.tls then spec.tls = tls.for_origins(read.tls, read.protocol, fail) end
-  if balances[read.balance] then spec.balance = balances[read.balance] end
+  spec.balance = balance.built_in[read.balance] or spec.balance
   if type(read.retry) == "table" then read_retry(spec, read.retry, fail) end
   return spec
 end
@@ -318,7 +318,12 @@ function declare.upstream(name, options)
   local read = schema.read(options, upstream_keys, fail)
   local peers = read_peers(read.peers, fail)
   local record = { name = name, place = place, peers = peers, attempt = read.attempt, options = read }
-  record.balance = read.balance or "round_robin"
+  local given = options.balance
+  record.balancer = type(given) == "string" and given or given and "a function" or "round_robin"
+  record.balance = read.balance
+  if type(read.balance) == "table" then
+    record.balance, record.response, record.log = read.balance.balance, read.balance.response, read.balance.log
+  end
   record.http2 = read.protocol == "h2"
   record.retry = type(read.retry) == "function" and read.retry or nil
 
@@ -417,6 +422,10 @@ end
 local kinds = {
   number = schema.number, seconds = schema.seconds, size = schema.size, count = schema.count, string = schema.text,
   boolean = schema.flag, table = schema.table, ["function"] = schema.func, strings = schema.words,
+  balancer = function(rest)
+    local default = rest.default and assert(balance.find_inner(rest.default))
+    return schema.any("a balancer", balance.find_inner, { default = default, needed = rest.needed })
+  end,
   any = function(rest)
     return schema.any(rest.expect or "given", function(value) return value end, rest)
   end,

@@ -6,7 +6,8 @@ local problem = require "moongate.problem"
 local declared = {
   set = {},           -- what gate.set was given
   listens = {},       -- { address, backlog, trusted, tls, tls_options, limits, place }
-  -- { name, object, pointer, peers, balance, attempt, retry, options, place }; also by name and by object
+  -- { name, object, pointer, peers, balancer, balance, attempt, retry, response, log, options, place }; also by name
+  -- and by object
   upstreams = {},
   routes = {},        -- { pattern, methods, name, policies, upstream, handler, limits, place, number }
   by_number = {},     -- the core's number of a route -> its record

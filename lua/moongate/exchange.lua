@@ -44,6 +44,11 @@ end
 
 -- The core gives the view's address as a number: what LuaJIT has for a pointer can't be cast in compiled code.
 
+--- The view of an exchange that has no record.
+function exchange.view_of(pointer)
+  return ffi.cast(view_pointer, pointer)
+end
+
 --- The record of an exchange that begins, with this phase.
 function exchange.open(slot, pointer)
   local x = free[used]

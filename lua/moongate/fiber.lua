@@ -184,7 +184,8 @@ local function refuse(f)
 end
 
 local function misplaced()
-  error("this can wait, so it works in hooks, handlers and timers only, not at the top level of the script", 4)
+  error("this can wait, so it works in hooks, handlers and timers only, not at the top level of the script, "
+    .. "nor in a balancer by gate.peers_only", 4)
 end
 
 --- The task of the fiber that runs, for calls that take one.

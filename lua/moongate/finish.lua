@@ -5,6 +5,7 @@
 -- carries the line of its declaration.
 local ffi = require "ffi"
 local C = require "moongate.seam"
+local balance = require "moongate.balance"
 local core = require "moongate.core"
 local declared = require "moongate.declared"
 local hook = require "moongate.hook"
@@ -94,10 +95,10 @@ local function chosen(name)
   end
 end
 
--- The upstreams' own balance, attempt and retry, as hooks that run after the policies'.
+-- The upstreams' own hooks, which run nearest to the origin: after the policies' on the way there, before them back.
 local function upstream_hooks(upstream, own, handler)
   local last, choose = {}, may_choose(own, handler)
-  for _, name in ipairs { "balance", "attempt", "retry" } do
+  for _, name in ipairs { "balance", "attempt", "retry", "response", "log" } do
     local fn
     if choose then
       fn = chosen(name)
@@ -107,6 +108,7 @@ local function upstream_hooks(upstream, own, handler)
     if fn then
       local label = choose and "upstreams" or ('upstream "%s"'):format(upstream.name)
       last[name] = hook.new(name, fn, label)
+      if name == "balance" then last[name].pick = balance.of_peers(fn) end
     end
   end
   return last

@@ -24,7 +24,8 @@ local hooks = {}
 
 local tools = {
   live = exchange.live, open = exchange.open, close = exchange.close, current = fiber.current,
-  at = hook.at, apply = answer.apply, request_of = request.of, response_of = response.of, candidates = peer.candidates,
+  at = hook.at, view_of = exchange.view_of, apply = answer.apply, request_of = request.of, response_of = response.of,
+  candidates = peer.candidates,
 }
 
 function tools.attempt_peer(x, req)
@@ -54,12 +55,12 @@ function tools.failure_of(x)
 end
 
 --- True if the core took the choice.
-function tools.pick(x, entry, picked)
+function tools.pick(view, entry, picked)
   if not peer.is(picked) then
     error(("balance of policy %s returned a %s; return one of the peers it was given, or nothing")
       :format(entry.label, type(picked)), 0)
   end
-  return C.mg_balance_pick(x.view, picked[1]) == 0
+  return C.mg_balance_pick(view, picked[1]) == 0
 end
 
 function tools.verdict(x, entry, again)
@@ -113,11 +114,12 @@ local texts = {
   [C.MG_PHASE_ERROR] = answering("error", "local err = error_of(x)", "req, err"),
   [C.MG_PHASE_RESPONSE] = answering("response", "if x.responded then return end x.responded = true",
     "req, x.res or response_of(x)"),
-  [C.MG_PHASE_BALANCE] = { before = "local peers = candidates(x.view)", hook = [[
+  -- Without a peer there is nothing to balance: the core answers.
+  [C.MG_PHASE_BALANCE] = { before = "local peers = candidates(x.view) if not peers[1] then return end", hook = [[
   entry = list[@]
   at.hook = $
   status = entry.fn(req, peers)
-  if status ~= nil and pick(x, entry, status) then return end
+  if status ~= nil and pick(x.view, entry, status) then return end
 ]] },
   [C.MG_PHASE_RETRY] = { before = "local failure = failure_of(x)", hook = [[
   entry = list[@]
@@ -138,11 +140,33 @@ local begin = [[
   f.owner, x.route = x, route
 ]]
 
+-- A balancer that looks at the peers alone: an exchange that Lua does not know yet stays unknown.
+local peers_only = [[
+local entry, tools = ...
+local live, current, at, view_of = tools.live, tools.current, tools.at, tools.view_of
+local candidates, pick = tools.candidates, tools.pick
+return function(slot, pointer)
+  local x = live[slot] or false
+  local view = x and x.view or view_of(pointer)
+  current().owner = x
+  local peers = candidates(view)
+  if peers[1] then
+    at.hook = %d
+    local picked = entry.pick(peers)
+    if picked ~= nil then pick(view, entry, picked) end
+  end
+  return not x
+end
+]]
+
 --- The work of a phase that has these hooks.
 ---@param route? table
 ---@param inner? boolean it will be called by the work of another phase, in whose fiber it runs, as work(x, f)
 ---@return function
 function hooks.build(phase, list, route, inner)
+  if phase == C.MG_PHASE_BALANCE and #list == 1 and list[1].pick then
+    return assert(loadstring(peers_only:format(list[1].number), "=moongate.hooks"))(list[1], tools)
+  end
   local t, pieces = texts[phase], {}
   for i = 1, #list do pieces[i] = t.hook:gsub("@", tostring(i)):gsub("%$", tostring(list[i].number)) end
   local source = frame:format(inner and "x, f" or "slot, pointer", inner and "" or begin,

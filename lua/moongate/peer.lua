@@ -26,6 +26,9 @@ end
 ---@field latency number seconds to the response's head, averaged; 0 if there was none yet
 ---@field failures integer in a row
 ---@field healthy boolean
+---@field hash number from 0 to 1, of its address: the same in every worker and on every machine
+---@field since number gate.now() when it came, became healthy again, or its draining ended
+---@field peak number as latency, but a slower one counts at once, and fades to 1/e in 10 s
 ---@field meta table? as declared
 local peer_methods, peer_readers = {}, {}
 
@@ -33,6 +36,8 @@ function peer_readers.active(p) return C.mg_peer_active(p) end
 function peer_readers.latency(p) return C.mg_peer_look(p).latency end
 function peer_readers.failures(p) return C.mg_peer_look(p).failures end
 function peer_readers.healthy(p) return C.mg_peer_look(p).healthy ~= 0 end
+function peer_readers.since(p) return C.mg_peer_look(p).since end
+function peer_readers.peak(p) return C.mg_peer_peak(p) end
 
 --- Takes no new requests from now on; drain(false) ends that.
 ---@param on? boolean
@@ -60,6 +65,7 @@ local function new_peer(pointer, meta)
   local p = setmetatable({
     pointer, address = text(address.ptr, address.len), weight = weight[0], meta = meta,
     zone = zone.len > 0 and text(zone.ptr, zone.len) or nil,
+    hash = C.mg_hash(address.ptr, address.len, C.mg_peer_twin(pointer)),
   }, peer_meta)
   peers[number_of(pointer)] = p
   return p
@@ -93,9 +99,9 @@ function upstream_methods:add(new)
   return new_peer(pointer, new.meta)
 end
 
-local function all_peers(u)
+local function all_peers(pointer)
   local list = {}
-  for i = 0, C.mg_upstream_count(u) - 1 do list[i + 1] = peer.of(C.mg_upstream_peer(u, i)) end
+  for i = 0, C.mg_upstream_count(pointer) - 1 do list[i + 1] = peer.of(C.mg_upstream_peer(pointer, i)) end
   return list
 end
 
@@ -135,43 +141,47 @@ function peer.find_upstream(value)
   return peer.is_upstream(value) and value or nil
 end
 
-local function eligible(view, u)
-  local list, n = {}, 0
-  for i = 0, C.mg_upstream_count(u) - 1 do
-    local pointer = C.mg_upstream_peer(u, i)
-    if C.mg_peer_eligible(view, pointer) then
-      n = n + 1
-      list[n] = peer.of(pointer)
-    end
-  end
-  return list
-end
-
+-- Those of an upstream that are not draining, and healthy; when none is, all that are not draining.
 local function healthy(pointer)
-  local list, n = {}, 0
+  local list, others = {}, {}
   for i = 0, C.mg_upstream_count(pointer) - 1 do
     local p = C.mg_upstream_peer(pointer, i)
     local look = C.mg_peer_look(p)
-    if look.healthy ~= 0 and look.draining == 0 then
+    if look.draining == 0 then
+      local to = look.healthy ~= 0 and list or others
+      to[#to + 1] = peer.of(p)
+    end
+  end
+  return list[1] and list or others
+end
+
+-- Those of the list that this exchange has not tried and that are below max_connections.
+local function untried(view, all)
+  local list, n = { all = all, declared = all.declared }, 0
+  for i = 1, #all do
+    if C.mg_peer_eligible(view, all[i][1]) then
       n = n + 1
-      list[n] = peer.of(p)
+      list[n] = all[i]
     end
   end
   return list
 end
 
---- The peers that a balance hook may pick from: a list that all first tries share, or one of a retry's own.
+--- The peers that a balance hook may pick from: a list that all first tries share, or one of another try's own. `all`
+--- is the list of first tries, `declared` has all peers of the upstream.
 function peer.candidates(view)
   local pointer = view.upstream
-  if view.tries ~= 0 then return eligible(view, pointer) end
   local u = upstreams[number_of(pointer)]
   local version = C.mg_upstream_version(pointer)
   if u.version ~= version then
-    rawset(u, "candidates", healthy(pointer))
+    local list = healthy(pointer)
+    list.all, list.declared = list, all_peers(pointer)
+    rawset(u, "candidates", list)
     rawset(u, "version", version)
   end
   local list = u.candidates
-  return list[1] and list or eligible(view, pointer)
+  if view.tries ~= 0 then return untried(view, list) end
+  return list
 end
 
 return peer

@@ -116,9 +116,9 @@ end
 --- The hooks of a route, or of the exchange without one: lists by phase number, in the order of running.
 ---@param uses table[] gate.use's policies
 ---@param own table[] the route's
----@param last? table<string, table> an entry for the end of a phase's list, by the phase's name
+---@param inmost? table<string, table> an entry within all others, by the phase's name
 ---@return table hooks, integer wants a bit for each phase that has some
-function policy.hooks(uses, own, last)
+function policy.hooks(uses, own, inmost)
   local hooks, wants = {}, 0
   for name, phase in pairs(phases) do
     local list = {}
@@ -129,8 +129,8 @@ function policy.hooks(uses, own, last)
       for _, p in ipairs(own) do
         if p.hooks[name] then list[#list + 1] = entry(p, name) end
       end
+      if inmost and inmost[name] then list[#list + 1] = inmost[name] end
       if phase.turned then reverse(list) end
-      if last and last[name] then list[#list + 1] = last[name] end
     end
     if #list > 0 then
       hooks[phase.number] = list

@@ -3,7 +3,7 @@
 --   local shape = { [1] = schema.text(), weight = schema.number { above = 0, default = 1 } }
 --   local options = schema.read(given, shape, fail)
 --
--- A kind is { expect = "a positive number", read = function(value) -> value, or nil and a better `expect`,
+-- A kind is { expect = "a positive number", read = function(value) -> value, or nil, a better `expect`, what to do,
 -- default = any, needed = boolean, called = "address" }.
 -- `fail(text)` raises; it knows the place and puts the name of what is read in front.
 local problem = require "moongate.problem"
@@ -173,9 +173,9 @@ function schema.value(key, value, entry, fail)
     if entry.needed then fail(("%s is needed: %s"):format(key, entry.expect)) end
     return entry.default
   end
-  local read, reason = entry.read(value)
+  local read, reason, remedy = entry.read(value)
   if read == nil then
-    fail(("%s must be %s, got %s"):format(key, reason or entry.expect, problem.show(value)))
+    fail(("%s must be %s, got %s%s"):format(key, reason or entry.expect, problem.show(value), remedy or ""))
   end
   return read
 end

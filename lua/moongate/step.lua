@@ -33,6 +33,14 @@ local function log_failure(x, f, trace)
   C.mg_log_line(3, line, #line)
 end
 
+-- A balancer has thrown that looks at the peers alone.
+local function log_unknown(f, phase, problem)
+  local entry = hook.of(at.hook)
+  local who = entry and hook.who(phases[phase], entry) or phases[phase]
+  local line = ("%s: %s"):format(who, debug.traceback(f.co, tostring(problem)))
+  C.mg_log_line(3, line, #line)
+end
+
 -- A phase's fiber has ended.
 local function ended(f, ok, problem, trace, waited)
   local x, phase = f.owner, f.phase
@@ -57,7 +65,9 @@ local events = {
     return fiber.part(exchange.live[slot], phase, true, nil, ended) and 1 or -1
   end,
   [C.MG_EVENT_THREW] = function(slot, phase, problem)
-    return fiber.part(exchange.live[slot], phase, false, problem, ended) and 0 or -1
+    local x = exchange.live[slot]
+    if not x then log_unknown(fiber.current(), phase, problem) end
+    return fiber.part(x, phase, false, problem, ended) and 0 or -1
   end,
   [C.MG_EVENT_SETTLE] = function() end,
   [C.MG_EVENT_CONNECT] = function(slot, _, pointer) return connection.enter(slot, pointer) and 1 or 0 end,
@@ -73,12 +83,12 @@ local events = {
 --- Makes the works of the exchange's route, and does this one.
 function works.first(slot, pointer, phase)
   at.hook = 0
-  local x = exchange.live[slot] or exchange.open(slot, pointer)
   local key = works.key(-1, REQUEST)
   if phase == REQUEST then
     works[key] = hooks.build(REQUEST, state.use_request)
   else
-    local number = x.view.route
+    local x = exchange.live[slot]
+    local number = (x and x.view or exchange.view_of(pointer)).route
     key = works.key(number, phase)
     for own, work in pairs(hooks.prepare(state.routes[number])) do works[works.key(number, own)] = work end
   end

@@ -244,7 +244,8 @@ refused(head .. 'gate.upstream("users", {})',
 refused(head .. 'gate.upstream("a", { peers = {} })\ngate.upstream("a", { peers = {} })',
   'gateway.lua:3: upstream "a": the name is taken already, by gateway.lua:2; choose another')
 refused(head .. 'gate.upstream("a", { peers = {}, balance = "lest_conn" })',
-  'gateway.lua:2: upstream "a": balance must be "round_robin", "least_conn" or a function(req, peers), got "lest_conn"')
+  'gateway.lua:2: upstream "a": balance must be a function(req, peers), or the name of a balancer, got "lest_conn"; '
+    .. 'did you mean "least_conn"?')
 refused(head .. 'gate.upstream("a", { peers = {}, health = {} })',
   'gateway.lua:2: upstream "a": health: the active health check is not available in this version')
 refused(head .. 'gate.upstream("a", { peers = {}, protocol = "h3" })',
