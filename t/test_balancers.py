@@ -15,7 +15,7 @@ from client import request
 from moongate import ROOT, wait_until
 
 FILES = sorted(path.stem for path in (ROOT / "scripts" / "balance").glob("*.lua"))
-NEEDED = {"header_hash": 'header = "x-user"'}
+NEEDED = {"canary": "share = 0.5", "header_hash": 'header = "x-user"', "zone": 'zone = "a"'}
 
 CROWD = """
 local function crowd(n, describe)
@@ -94,7 +94,8 @@ def numbers(gate, count, *fields):
 @pytest.mark.parametrize("name", FILES)
 def test_each_one_serves_and_leaves_out_who_refuses(moongate, origin, name):
     live = [origin.answers(200, b"ok") for _ in range(3)]
-    peers = ", ".join(f'"{p}"' for p in [*live, origin.refuses()])
+    peers = ", ".join(f'{{ "{p}", zone = "a", meta = {{ canary = {"true" if i else "false"} }} }}'
+                      for i, p in enumerate([*live, origin.refuses()]))
     gate = moongate(f"""
         gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ {peers} }},
             retry = {{ attempts = 4 }}, balance = require "balance.{name}" {{ {NEEDED.get(name, "")} }} }}) }}
@@ -777,3 +778,211 @@ def test_source_hash_goes_by_the_network_of_the_address(computed):
         }""")
 
     assert same == [True, False, True, False, True, False, True, False, True, False, False]
+
+
+# ---- Groups, newcomers, cookies.
+
+@pytest.mark.parametrize("healthy, first", [(10, 1), (8, 1), (7, 0.98), (5, 0.7), (1, 0.14), (0, 0)])
+def test_tiers_give_the_next_one_what_is_too_much_for_the_first(computed, healthy, first):
+    shares = computed(f"""
+        local declared = crowd(12, function(i) return {{ meta = {{ tier = i > 10 and 2 or 1 }} }} end)
+        local peers = only(declared, function(peer) return peer.number <= {healthy} or peer.number > 10 end)
+        local pick = require "balance.tiers" {{}}
+        return share(20000, function() return pick({{}}, peers) end)""")
+
+    assert sum(shares.get(str(i), 0) for i in range(1, 11)) == pytest.approx(first, abs=0.015)
+
+
+def test_tiers_with_too_few_everywhere_use_the_first_that_is_there(computed):
+    shares = computed("""
+        local declared = crowd(30, function(i) return { meta = { tier = math.ceil(i / 10) } } end)
+        local peers = only(declared, function(peer) return peer.number == 11 or peer.number == 21 end)
+        local pick = require "balance.tiers" {}
+        return share(20000, function() return pick({}, peers) end)""")
+
+    assert shares["11"] == pytest.approx(0.86, abs=0.015) and shares["21"] == pytest.approx(0.14, abs=0.015)
+
+
+def test_a_backup_serves_while_the_first_tier_is_gone_and_no_longer(crowd):
+    gate = crowd('"tiers"', 2, lambda i: f"meta = {{ tier = {i} }}")
+
+    before = set(numbers(gate, 20))
+    gate.get("/drain/1")
+    while_gone = set(numbers(gate, 20))
+    gate.get("/back/1")
+
+    assert (before, while_gone, set(numbers(gate, 20))) == ({1}, {2}, {1})
+
+
+@pytest.mark.parametrize("healthy, near", [(10, 1), (8, 1), (5, 0.7), (1, 0.14), (0, 0)])
+def test_zone_keeps_to_its_own_as_far_as_that_has_peers_left(computed, healthy, near):
+    shares = computed(f"""
+        local declared = crowd(20, function(i) return {{ zone = i > 10 and "b" or "a" }} end)
+        local peers = only(declared, function(peer) return peer.number <= {healthy} or peer.number > 10 end)
+        local pick = require "balance.zone" {{ zone = "a" }}
+        return share(20000, function() return pick({{}}, peers) end)""")
+
+    assert sum(shares.get(str(i), 0) for i in range(1, 11)) == pytest.approx(near, abs=0.015)
+
+
+def test_zone_spills_over_when_its_own_is_full(computed):
+    near, far = computed("""
+        local peers = crowd(4, function(i) return { zone = i > 2 and "b" or "a", weight = 2 } end)
+        local pick, counts = require "balance.zone" { zone = "a", full = 5 }, { 0, 0 }
+        for _ = 1, 30 do
+          local peer = pick({}, peers)
+          peer.active = peer.active + 1
+          counts[peer.zone == "a" and 1 or 2] = counts[peer.zone == "a" and 1 or 2] + 1
+        end
+        return counts""")
+
+    assert (near, far) == (20, 10), "5 for each of 4 units of weight"
+
+
+def test_zone_goes_by_the_peers_zones(crowd):
+    gate = crowd('require "balance.zone" { zone = "b" }', 4, lambda i: f'zone = "{"ab"[i % 2]}"')
+
+    assert set(numbers(gate, 40)) == {1, 3}
+
+
+@pytest.mark.parametrize("inner", ["random", "p2c", "least_conn", "round_robin"])
+def test_slow_start_gives_a_newcomer_its_share_little_by_little(computed, inner):
+    shares = computed(f"""
+        local out = {{}}
+        for i, age in ipairs {{ 0.001, 15, 45, 60 }} do
+          local peers = crowd(4, function(n) return {{ since = gate.now() - (n == 4 and age or 1000) }} end)
+          local pick = require "balance.slow_start" {{ window = 60, balance = "{inner}" }}
+          out[i] = share(40000, function() return pick({{}}, peers) end)["4"]
+        end
+        return out""")
+
+    whole = shares[3]
+    assert whole == pytest.approx(0.25, abs=0.01)
+    assert shares[0] == pytest.approx(0.1 * whole, abs=0.01), "its least"
+    assert 0.2 * whole < shares[1] < 0.4 * whole, "a quarter of the window"
+    assert 0.65 * whole < shares[2] < 0.9 * whole, "three quarters"
+
+
+def test_slow_start_holds_back_nobody_when_all_are_new(computed):
+    shares = computed("""
+        local peers = crowd(4, function(n) return { since = gate.now() - 1 } end)
+        local pick = require "balance.slow_start" { window = 60, balance = "random" }
+        return share(40000, function() return pick({}, peers) end)""")
+
+    assert [shares[i] for i in "1234"] == pytest.approx([0.25] * 4, abs=0.015)
+
+
+def test_slow_start_begins_when_a_peer_comes_back(crowd):
+    gate = crowd('require "balance.slow_start" { window = 1, least = 0.02, balance = "round_robin" }', 2)
+
+    before = Counter(numbers(gate, 40))
+    wait_until(lambda: float(gate.get("/age/1").body) > 1)
+    gate.get("/drain/2")
+    gate.get("/back/2")
+    soon = Counter(numbers(gate, 40))
+    wait_until(lambda: float(gate.get("/age/2").body) > 1)
+
+    assert soon[2] < 15
+    assert before == Counter(numbers(gate, 40)) == {1: 20, 2: 20}
+
+
+def test_canary_gets_its_share(computed):
+    shares = computed("""
+        local peers = crowd(4, function(i) return { meta = i == 4 and { canary = true } or nil } end)
+        local pick = require "balance.canary" { share = 0.05 }
+        return share(40000, function() return pick({}, peers) end)""")
+
+    assert shares["4"] == pytest.approx(0.05, abs=0.006)
+
+
+def test_canary_by_a_key_keeps_each_user_on_one_side_and_those_it_has_when_it_grows(computed):
+    small, large, torn, left = computed("""
+        local peers = crowd(4, function(i) return { meta = { new = i > 2 } } end)
+        local function canary(share)
+          return require "balance.canary" { share = share, key = by_key, canary = function(peer) return peer.meta.new end }
+        end
+        local function users(pick)
+          local on = {}
+          for i = 1, 10000 do
+            for turn = 1, 3 do
+              local new = pick({ key = "user" .. i }, peers).meta.new
+              if turn > 1 and on[i] ~= new then on.torn = true end
+              on[i] = new
+            end
+          end
+          return on
+        end
+        local a, b, small, large, left = users(canary(0.1)), users(canary(0.3)), 0, 0, 0
+        for i = 1, 10000 do
+          if a[i] then small = small + 1 end
+          if b[i] then large = large + 1 end
+          if a[i] and not b[i] then left = left + 1 end
+        end
+        return { small, large, (a.torn or b.torn) and 1 or 0, left }""")
+
+    assert (small, large) == (pytest.approx(1000, abs=120), pytest.approx(3000, abs=180))
+    assert (torn, left) == (0, 0)
+
+
+def test_a_canary_that_is_gone_leaves_all_to_the_others(crowd):
+    gate = crowd('require "balance.canary" { share = 1 }', 2, lambda i: f"meta = {{ canary = {str(i == 2).lower()} }}")
+
+    before = set(numbers(gate, 10))
+    gate.get("/drain/2")
+
+    assert (before, set(numbers(gate, 10))) == ({2}, {1})
+
+
+def test_canaries_serve_all_when_nobody_else_is_left(crowd):
+    gate = crowd('require "balance.canary" { share = 0 }', 2, lambda i: f"meta = {{ canary = {str(i == 2).lower()} }}")
+
+    before = set(numbers(gate, 10))
+    gate.get("/drain/1")
+
+    assert (before, set(numbers(gate, 10))) == ({1}, {2})
+
+
+def cookie_of(answer):
+    return [field.split(";")[0] for field in answer.fields.all("set-cookie")]
+
+
+def test_sticky_keeps_a_client_at_its_peer_and_sets_the_cookie_once(crowd):
+    gate = crowd('require "balance.sticky" { cookie = "at", max_age = 60, secure = true, same_site = "Strict" }', 4)
+
+    first = gate.get("/", "Cookie: theme=dark")
+    field = first["set-cookie"]
+    later = [gate.get("/", f"Cookie: theme=dark; {cookie_of(first)[0]}") for _ in range(20)]
+
+    assert re.fullmatch(r"at=[0-9a-f]{13}; Path=/; HttpOnly; SameSite=Strict; Max-Age=60; Secure", field)
+    assert {answer.body for answer in later} == {first.body}
+    assert not any(cookie_of(answer) for answer in later)
+
+
+def test_sticky_spreads_clients_without_a_cookie_and_those_with_one_that_nobody_gave(crowd):
+    gate = crowd('"sticky"', 3)
+
+    fresh = {gate.get("/").body for _ in range(60)}
+    forged = [gate.get("/", "Cookie: route=0000000000000") for _ in range(60)]
+
+    assert fresh == {answer.body for answer in forged} == {b"1", b"2", b"3"}
+    assert all(cookie_of(answer) for answer in forged)
+
+
+def test_sticky_moves_a_client_whose_peer_is_gone_and_tells_it_so(crowd):
+    gate = crowd('"sticky"', 2)
+    first = gate.get("/")
+
+    gate.get(f"/drain/{int(first.body)}")
+    moved = gate.get("/", f"Cookie: {cookie_of(first)[0]}")
+    stays = gate.get("/", f"Cookie: {cookie_of(moved)[0]}")
+
+    assert moved.body != first.body and cookie_of(moved) and cookie_of(moved) != cookie_of(first)
+    assert stays.body == moved.body and not cookie_of(stays)
+
+
+def test_balancers_stand_within_each_other(crowd):
+    gate = crowd("""require "balance.sticky" { balance = require "balance.tiers" {
+        balance = require "balance.slow_start" { balance = "round_robin" } } }""", 4,
+                 lambda i: f"meta = {{ tier = {1 if i < 3 else 2} }}")
+
+    assert Counter(gate.get("/").body for _ in range(20)) == {b"1": 10, b"2": 10}

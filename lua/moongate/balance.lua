@@ -13,7 +13,8 @@ balance.built_in = { round_robin = C.MG_BALANCE_ROUND_ROBIN, least_conn = C.MG_B
 
 -- The ready-made ones, for messages: the files of scripts/balance.
 local ready = {}
-for name in ([[ewma header_hash least_conn maglev p2c random rendezvous ring round_robin source_hash]]):gmatch "%S+" do
+for name in ([[canary ewma header_hash least_conn maglev p2c random rendezvous ring round_robin slow_start source_hash
+  sticky tiers zone]]):gmatch "%S+" do
   ready[name] = true
 end
 
