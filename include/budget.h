@@ -1,6 +1,6 @@
 /* budget.h - what a run of a Lua VM may take of the CPU.
  *
- * budget.c, load.c and vm.c are the only files that know Lua's C API. A run that
+ * budget.c, load.c, enter.c and vm.c are the only files that know Lua's C API. A run that
  * overdoes it is asked to stop by an error; if it does not (compiled loops and
  * C functions look at no hook) it is left for good in the middle of what it
  * does, and its VM can't be entered again.

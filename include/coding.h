@@ -1,4 +1,4 @@
-/* coding.h - content codings for scripts: what vm.c needs beside the seam's mg_coder_*. */
+/* coding.h - content codings for scripts: what enter.c needs beside the seam's mg_coder_*. */
 #pragma once
 
 struct mg_task;

@@ -1,4 +1,4 @@
-/* script.h - what vm.c needs of the seam's other side. */
+/* script.h - what enter.c and vm.c need of the seam's other side. */
 #pragma once
 
 #include "coding.h"

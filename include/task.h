@@ -6,7 +6,7 @@
  * timer or socket outlives it, and nothing is ever answered twice.
  *
  * struct mg_policy is what the core asks of whoever runs the scripts: the
- * Lua VM (vm.c), or a test.
+ * Lua VM (enter.c), or a test.
  */
 #pragma once
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Who may use what: names of library functions, and the only objects that may call them.
 DOORS = [
-    (r"luaL?_\w+", {"script/vm", "script/load", "script/budget"}),
+    (r"luaL?_\w+", {"script/vm", "script/enter", "script/load", "script/budget"}),
     (r"ev_io_\w+", {"net/transport", "net/resolve", "server/listener", "server/watch", "server/worker", "server/children",
                     "server/control", "server/upgrade"}),
     (r"ares_\w+", {"net/resolve"}),

@@ -4,18 +4,13 @@
  * follows from them runs after Lua has been left (mg_seam_settle). */
 #include "seam.h"
 
-#include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <openssl/evp.h>
 
 #include "attempt.h"
 #include "engine.h"
 #include "forward.h"
 #include "log.h"
-#include "resolve.h"
 #include "script.h"
 #include "tls.h"
 #include "uri.h"
@@ -389,166 +384,6 @@ int mg_websocket_close(mg_view *v, int code, const char *ptr, uint32_t len)
     return MG_OK;
 }
 
-/* ---- Waiting. ---- */
-
-struct sleep {
-    struct mg_wait wait; /* first */
-    struct mg_alarm *alarm;
-};
-
-static void on_alarm(void *owner)
-{
-    struct sleep *s = owner;
-
-    mg_task_answer(&s->wait, MG_OK);
-    free(s);
-}
-
-static void cancel_sleep(struct mg_wait *w)
-{
-    struct sleep *s = (struct sleep *)w;
-
-    mg_alarm_free(s->alarm);
-    free(s);
-}
-
-int mg_sleep(mg_task *t, double seconds)
-{
-    struct sleep *s = calloc(1, sizeof(*s));
-
-    if (!s)
-        return MG_NO_MEMORY;
-    int ticket = mg_task_wait(t, &s->wait, cancel_sleep);
-    if (ticket < 0) {
-        free(s);
-        return ticket;
-    }
-    s->alarm = mg_alarm_new(seconds > 0 ? seconds : 0, on_alarm, s);
-    if (s->alarm)
-        return ticket;
-    mg_task_cancel(t, ticket);
-    return MG_NO_MEMORY;
-}
-
-void mg_ticket_cancel(mg_task *t, int ticket)
-{
-    mg_task_cancel(t, ticket);
-}
-
-/* A task that Lua opened: a timer's, or of work that no exchange owns. */
-struct own_task {
-    struct mg_task task; /* first */
-    struct own_task *next, *previous;
-};
-
-static struct own_task *own_tasks;
-
-mg_task *mg_task_open(mg_generation *g)
-{
-    struct own_task *t = malloc(sizeof(*t));
-
-    if (!t)
-        return NULL;
-    mg_task_init(&t->task, g);
-    t->next = own_tasks;
-    t->previous = NULL;
-    if (own_tasks)
-        own_tasks->previous = t;
-    own_tasks = t;
-    return &t->task;
-}
-
-void mg_task_close(mg_task *task)
-{
-    struct own_task *t = (struct own_task *)task;
-
-    mg_outside_end(task->generation, task);
-    mg_fetch_end(task->generation, task);
-    mg_coding_end(task);
-    mg_task_end(task);
-    if (t->previous)
-        t->previous->next = t->next;
-    else
-        own_tasks = t->next;
-    if (t->next)
-        t->next->previous = t->previous;
-    free(t);
-}
-
-void mg_seam_end(struct mg_generation *g)
-{
-    for (struct own_task *t = own_tasks, *next; t; t = next) {
-        next = t->next;
-        if (t->task.generation == g)
-            mg_task_close(&t->task);
-    }
-    mg_outside_end(g, NULL);
-    mg_fetch_end(g, NULL);
-}
-
-enum { LOOKUP_MOST = 16 };
-
-struct mg_lookup_wait {
-    struct mg_wait wait; /* first */
-    struct mg_lookup *lookup;
-    unsigned count;
-    struct mg_address list[LOOKUP_MOST];
-    char text[MG_ADDRESS_TEXT];
-};
-
-static void on_looked_up(void *owner, const struct mg_address *list, unsigned count, const char *why)
-{
-    struct mg_lookup_wait *l = owner;
-
-    l->lookup = NULL;
-    l->count = why ? 0 : count < LOOKUP_MOST ? count : LOOKUP_MOST;
-    memcpy(l->list, list, l->count * sizeof(*list));
-    mg_task_answer(&l->wait, l->count ? MG_OK : MG_UNKNOWN_NAME);
-}
-
-static void cancel_lookup(struct mg_wait *w)
-{
-    struct mg_lookup_wait *l = (struct mg_lookup_wait *)w;
-
-    if (l->lookup)
-        mg_lookup_cancel(l->lookup);
-    l->lookup = NULL;
-}
-
-int mg_lookup_open(mg_task *t, const char *name, uint32_t len, mg_lookup_wait **out)
-{
-    struct mg_lookup_wait *l = calloc(1, sizeof(*l));
-
-    *out = l;
-    if (!l)
-        return MG_NO_MEMORY;
-    unsigned count = LOOKUP_MOST;
-    l->lookup = mg_resolve((mg_slice){ name, len }, l->list, &count, on_looked_up, l);
-    l->count = count;
-    if (!l->lookup)
-        return count ? MG_OK : MG_NO_MEMORY;
-    int ticket = mg_task_wait(t, &l->wait, cancel_lookup);
-    if (ticket < 0)
-        cancel_lookup(&l->wait);
-    return ticket;
-}
-
-int mg_lookup_address(mg_lookup_wait *l, int index, mg_slice *out)
-{
-    if (index < 0 || (unsigned)index >= l->count)
-        return MG_ABSENT;
-    *out = (mg_slice){ l->text, (uint32_t)mg_address_print_host(&l->list[index], l->text) };
-    return MG_OK;
-}
-
-void mg_lookup_free(mg_lookup_wait *l)
-{
-    if (!l)
-        return;
-    cancel_lookup(&l->wait);
-    free(l);
-}
-
 /* ---- Peers. ---- */
 
 bool mg_peer_eligible(const mg_view *v, const mg_peer *p)
@@ -600,7 +435,7 @@ void mg_generation_fault(mg_generation *g, const char *ptr, uint32_t len)
 void mg_generation_watch(mg_generation *g)
 {
     g->watched = true;
-    g->lua.settled = 1; /* so that vm.c looks */
+    g->lua.settled = 1; /* so that enter.c looks */
 }
 
 int mg_keep(mg_generation *g, const char *ptr, uint32_t len)
@@ -624,7 +459,7 @@ int mg_kept(const mg_generation *g, mg_slice *out)
     return MG_OK;
 }
 
-/* ---- Logging, the time, encodings. ---- */
+/* ---- Logging, the time. ---- */
 
 void mg_log_line(int level, const char *ptr, uint32_t len)
 {
@@ -649,76 +484,4 @@ double mg_now_exactly(void)
 double mg_time(void)
 {
     return mg_clock_wall();
-}
-
-/* A buffer that grows to the largest text encoded so far. */
-static char *scratch(size_t n)
-{
-    static char *buffer;
-    static size_t room;
-
-    if (n > room) {
-        char *bigger = realloc(buffer, n);
-        if (!bigger)
-            return NULL;
-        buffer = bigger;
-        room = n;
-    }
-    return buffer;
-}
-
-int mg_base64(const char *ptr, uint32_t len, bool url, mg_slice *out)
-{
-    char *to = len < INT32_MAX / 2 ? scratch((size_t)len / 3 * 4 + 5) : NULL;
-
-    if (!to)
-        return MG_NO_MEMORY;
-    int n = EVP_EncodeBlock((unsigned char *)to, (const unsigned char *)ptr, (int)len);
-    if (url) { /* RFC 4648 section 5, without padding */
-        for (int i = 0; i < n; i++)
-            to[i] = to[i] == '+' ? '-' : to[i] == '/' ? '_' : to[i];
-        while (n && to[n - 1] == '=')
-            n--;
-    }
-    *out = (mg_slice){ to, (uint32_t)n };
-    return MG_OK;
-}
-
-static int base64_digit(char c)
-{
-    if (c >= 'A' && c <= 'Z')
-        return c - 'A';
-    if (c >= 'a' && c <= 'z')
-        return c - 'a' + 26;
-    if (c >= '0' && c <= '9')
-        return c - '0' + 52;
-    if (c == '+' || c == '-')
-        return 62;
-    return c == '/' || c == '_' ? 63 : -1;
-}
-
-/* Both alphabets, padded or not; nothing else. */
-int mg_unbase64(const char *ptr, uint32_t len, mg_slice *out)
-{
-    while (len && ptr[len - 1] == '=')
-        len--;
-    char *to = scratch((size_t)len / 4 * 3 + 4);
-    if (!to)
-        return MG_NO_MEMORY;
-    if (len % 4 == 1)
-        return MG_MALFORMED;
-    uint32_t bits = 0, held = 0, n = 0;
-    for (uint32_t i = 0; i < len; i++) {
-        int digit = base64_digit(ptr[i]);
-        if (digit < 0)
-            return MG_MALFORMED;
-        bits = bits << 6 | (uint32_t)digit;
-        held += 6;
-        if (held >= 8) {
-            held -= 8;
-            to[n++] = (char)(bits >> held);
-        }
-    }
-    *out = (mg_slice){ to, n };
-    return MG_OK;
 }

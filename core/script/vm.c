@@ -1,14 +1,6 @@
-/* vm.c - owns a Lua VM: opens it, enters it, bounds it.
- *
- * Lua is entered in two ways, and seam.h says how: a phase by its own work,
- * in the coroutine that lies ready for it, as that happens several times a
- * request; everything else by one function of the runtime, step(event, a, b,
- * c). It and the table of works lie at the bottom of the stack. While Lua runs
- * the engine does not: what the seam was asked for, and wakes that came
- * meanwhile, follow when it has returned. */
+/* vm.c - a Lua VM's life: opened, loaded, told of what its generation goes through, closed. */
 #include "vm.h"
 
-#include <assert.h>
 #include <linux/limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,523 +9,17 @@
 #include <lua.h>
 
 #include "budget.h"
-#include "engine.h"
-#include "heap.h"
-#include "load.h"
-#include "log.h"
+#include "enter.h"
 #include "script.h"
 
-struct wake {
-    int ticket, code;
-};
-
-struct vm {
-    struct mg_policy policy; /* first: the engine sees only this */
-    struct mg_generation *generation;
-    lua_State *L;     /* STEP and WORKS lie on its stack */
-    lua_State *ready; /* works[0]: where the next phase runs */
-    struct mg_heap heap;
-    struct mg_load load;
-    size_t crowded;         /* what the heap may use before a collection is due at once */
-    uint8_t *prepared;      /* by route + 1: which of its works there are */
-    bool inside;            /* Lua is on the stack */
-    bool overran;           /* the run under way, and it has been counted */
-    bool lost;              /* it was left in the middle, or is over: never entered again */
-    int cycles;             /* of the collector since it is over */
-    struct mg_view **views; /* that Lua knows, by slot */
-    uint32_t view_room;
-    struct wake *wakes; /* came while inside */
-    unsigned wake_count, wake_room;
-};
-
-enum { STEP = 1, WORKS = 2 }; /* where they lie on the stack */
 enum {
     SHRINK_STEP = 64,  /* some 0.2 ms */
     SHRINK_CYCLES = 2, /* the first may have begun when all of it was still in use */
 };
-enum { CLOSE_WORK = -1 };    /* of works: what closes an exchange */
-enum { WORKS_OF_READY = 1 }; /* and the works on that of the ready coroutine, below the one that runs */
-
-static struct vm *vm_of(const struct mg_generation *g)
-{
-    return (struct vm *)g->policy;
-}
-
-/* ---- Entering. ---- */
-
-static bool know(struct vm *vm, struct mg_view *x)
-{
-    if (x->slot >= vm->view_room) {
-        uint32_t room = vm->view_room ? vm->view_room * 2 : 64;
-        while (room <= x->slot)
-            room *= 2;
-        struct mg_view **more = realloc(vm->views, room * sizeof(*more));
-        if (!more)
-            return false;
-        memset(more + vm->view_room, 0, (room - vm->view_room) * sizeof(*more));
-        vm->views = more;
-        vm->view_room = room;
-    }
-    vm->views[x->slot] = x;
-    return true;
-}
-
-static void fail_hooks_at_work(struct mg_exchange *x)
-{
-    uint32_t at_work = x->at_work;
-
-    if (x->in.at_work)
-        at_work |= 1u << x->in.phase;
-    if (x->out.at_work)
-        at_work |= 1u << x->out.phase;
-    for (int phase = 0; phase < MG_PHASE_COUNT; phase++) {
-        if (!(at_work >> phase & 1))
-            continue;
-        mg_engine_phase_failed(x, (enum mg_phase)phase);
-        mg_engine_phase_done(x, (enum mg_phase)phase);
-    }
-}
-
-/* Every exchange that was inside ends with 500, or is cut. One that only relays goes on; if it meets another hook, that
- * hook fails, as the VM can't be entered. */
-static void fail_views(struct vm *vm)
-{
-    for (uint32_t slot = 0; slot < vm->view_room; slot++) {
-        struct mg_view *v = vm->views[slot];
-        if (!v)
-            continue;
-        struct mg_exchange *x = MG_EXCHANGE_OF(v);
-        mg_outside_end(vm->generation, &x->task);
-        mg_fetch_end(vm->generation, &x->task);
-        mg_coding_end(&x->task);
-        mg_task_gone(&x->task);
-        fail_hooks_at_work(x);
-    }
-}
-
-/* Nothing of this VM may be touched again but its heap. */
-static void lose(struct vm *vm, const char *why)
-{
-    mg_log(MG_LOG_ERROR,
-           "%s: the VM is thrown away and built anew; the exchanges that were in it are answered with 500", why);
-    vm->lost = true;
-    fail_views(vm);
-    mg_seam_end(vm->generation);
-    mg_heap_free(&vm->heap);
-    vm->L = NULL;
-}
-
-/* The hook at work has taken more than it may: once a run, however it goes on. */
-static void note_overrun(struct vm *vm)
-{
-    if (vm->overran)
-        return;
-    vm->overran = true;
-    mg_hook_overran(vm->generation, vm->generation->lua.hook);
-}
-
-/* Its allocator has refused something: memory_limit is a budget, too. */
-static inline void note_memory(struct vm *vm)
-{
-    if (!vm->heap.refused)
-        return;
-    vm->heap.refused = false;
-    note_overrun(vm);
-}
-
-static void lose_to_budget(struct vm *vm)
-{
-    struct mg_generation *g = vm->generation;
-    char why[512];
-
-    vm->inside = false;
-    snprintf(why, sizeof(why), "%s has taken %u ms of CPU, and cpu_budget allows %u ms; it did not stop when asked to",
-             mg_hooks_who(&g->hooks, g->lua.hook), mg_budget_spent(), mg_budget_allowed());
-    note_overrun(vm);
-    lose(vm, why);
-}
-
-/* A run is asked to stop. One that catches the error and goes on is asked again; it counts once. */
-static void on_trip(void *owner, unsigned ms)
-{
-    struct mg_generation *g = owner;
-
-    if (g->lua.tripped)
-        return;
-    g->lua.tripped = (int32_t)ms;
-    g->lua.settled = 1;
-    note_overrun(vm_of(g));
-}
-
-/* The hooks of a phase have ended well, but one of them was over the budget and caught the error that said so. */
-static void fail_tripped(struct vm *vm, struct mg_view *x, enum mg_phase phase)
-{
-    struct mg_generation *g = vm->generation;
-    char id[16];
-
-    mg_view_id(x, id);
-    mg_log(MG_LOG_ERROR,
-           "[%.16s] %s has taken %d ms of CPU, and cpu_budget allows %u ms; it caught the error that told it so, and "
-           "fails all the same",
-           id, mg_hooks_who(&g->hooks, g->lua.hook), (int)g->lua.tripped, mg_budget_allowed());
-    mg_phase_failed(x, (int)phase);
-    g->lua.tripped = 0;
-}
-
-struct collection {
-    int step; /* KiB, roughly; 0: all of it */
-    bool ended;
-};
-
-static int run_collection(lua_State *L)
-{
-    struct collection *c = lua_touserdata(L, 1);
-
-    c->ended = lua_gc(L, c->step ? LUA_GCSTEP : LUA_GCCOLLECT, c->step) != 0;
-    return 0;
-}
-
-/* True when a cycle has ended. A finalizer of the user's may throw: that ends this step, and nothing else. */
-static bool collect(const struct vm *vm, int step)
-{
-    struct collection c = { .step = step };
-
-    if (lua_cpcall(vm->L, run_collection, &c))
-        lua_pop(vm->L, 1);
-    return c.ended;
-}
-
-/* LuaJIT does not collect when its allocator refuses: near the limit that is done here. A VM whose memory is still
- * nearly all in use is no good to anybody. */
-static void relieve(struct vm *vm)
-{
-    if (vm->heap.used < vm->crowded)
-        return;
-    collect(vm, 0);
-    if (vm->heap.used < vm->crowded)
-        return;
-    lose(vm, "Lua holds nearly all of memory_limit, and a collection freed too little");
-}
-
-/* Calls a function of the runtime, on the stack with its arguments. What a policy throws is caught in Lua; an error
- * here is the runtime's own, or there was no memory to catch it. */
-static int call(struct vm *vm, int arguments)
-{
-    lua_State *L = vm->L;
-    int failed = mg_budget_call(L, arguments, 1);
-
-    if (failed == MG_BUDGET_LEFT) {
-        lose_to_budget(vm);
-        return -1;
-    }
-    note_memory(vm);
-    int answer = -1;
-    if (failed)
-        mg_log(MG_LOG_ERROR, "%s: %s", mg_hooks_who(&vm->generation->hooks, vm->generation->lua.hook),
-               lua_tostring(L, -1));
-    else
-        answer = (int)lua_tointeger(L, -1);
-    lua_settop(L, WORKS);
-    vm->inside = false;
-    if (failed)
-        lose(vm, "the runtime of Lua failed and can't be trusted any more");
-    else
-        relieve(vm);
-    return answer;
-}
-
-static const struct mg_policy watched_policy;
-
-static int enter(struct vm *vm, int event, uint32_t a, int b, void *c)
-{
-    lua_State *L = vm->L;
-
-    assert(!vm->inside);
-    if (vm->lost)
-        return -1;
-    vm->inside = true;
-    vm->overran = false;
-    lua_pushvalue(L, STEP);
-    lua_pushinteger(L, event);
-    lua_pushinteger(L, (lua_Integer)a);
-    lua_pushinteger(L, b);
-    lua_pushnumber(L, (lua_Number)(uintptr_t)c);
-    if (vm->generation->watched)
-        vm->policy = watched_policy;
-    return call(vm, 4);
-}
-
-/* ---- Entering a phase. ---- */
-
-static void learn_ready(struct vm *vm)
-{
-    lua_rawgeti(vm->L, WORKS, 0);
-    vm->ready = lua_tothread(vm->L, -1);
-    lua_settop(vm->ready, 0);
-    lua_pushvalue(vm->L, WORKS);
-    lua_xmove(vm->L, vm->ready, 1);
-    lua_settop(vm->L, WORKS);
-}
-
-/* The work in the ready coroutine waits, or has failed with what is on top of its stack. */
-static int part(struct vm *vm, const struct mg_view *x, enum mg_phase phase, bool waits)
-{
-    lua_State *L = vm->L;
-
-    lua_pushvalue(L, STEP);
-    lua_pushinteger(L, waits ? MG_EVENT_WAITS : MG_EVENT_THREW);
-    lua_pushinteger(L, (lua_Integer)x->slot);
-    lua_pushinteger(L, (int)phase);
-    if (waits) {
-        lua_settop(vm->ready, 0);
-        lua_pushnil(L);
-    } else {
-        lua_xmove(vm->ready, L, 1);
-    }
-    int answer = call(vm, 4);
-    if (!vm->lost)
-        learn_ready(vm);
-    return answer;
-}
-
-enum { REQUEST_WORK = 1, ROUTE_WORKS = 2 };
-enum { FIRST_ARGUMENTS = 3 };
-
-/* works.first makes all of a route's at once, but for the request phase, which comes before routing. */
-static inline uint8_t work_of(enum mg_phase phase)
-{
-    return phase == MG_PHASE_REQUEST ? REQUEST_WORK : ROUTE_WORKS;
-}
-
-/* The work that moongate.works numbers so, on the ready coroutine's stack. */
-static int push_work(struct vm *vm, const struct mg_view *x, enum mg_phase phase)
-{
-    lua_State *co = vm->ready;
-    int arguments = 2;
-
-    if (vm->prepared[x->route + 1] & work_of(phase)) {
-        lua_rawgeti(co, WORKS_OF_READY, (x->route + 1) * 16 + (int)phase + 1);
-    } else {
-        lua_getfield(co, WORKS_OF_READY, "first");
-        arguments = FIRST_ARGUMENTS;
-    }
-    lua_pushinteger(co, (lua_Integer)x->slot);
-    lua_pushnumber(co, (lua_Number)(uintptr_t)x);
-    if (arguments == FIRST_ARGUMENTS)
-        lua_pushinteger(co, (int)phase);
-    return arguments;
-}
-
-static int enter_phase(struct vm *vm, struct mg_view *x, enum mg_phase phase)
-{
-    assert(!vm->inside);
-    if (vm->lost)
-        return -1;
-    vm->inside = true;
-    vm->overran = false;
-    int arguments = push_work(vm, x, phase);
-    int status = mg_budget_resume(vm->ready, arguments);
-    if (status == MG_BUDGET_LEFT) {
-        lose_to_budget(vm);
-        return -1;
-    }
-    note_memory(vm);
-    if (arguments == FIRST_ARGUMENTS && (!status || status == LUA_YIELD))
-        vm->prepared[x->route + 1] |= work_of(phase);
-    if (status)
-        return part(vm, x, phase, status == LUA_YIELD);
-    if (lua_gettop(vm->ready) > WORKS_OF_READY) {
-        if ((phase == MG_PHASE_LOG || phase == MG_PHASE_BALANCE) && lua_toboolean(vm->ready, -1))
-            vm->views[x->slot] = NULL;
-        lua_settop(vm->ready, WORKS_OF_READY);
-    }
-    vm->inside = false;
-    if (!vm->generation->lua.settled) {
-        relieve(vm);
-        return 0;
-    }
-    if (vm->generation->lua.tripped)
-        fail_tripped(vm, x, phase);
-    vm->generation->lua.settled = 0; /* it may have been the core that set it */
-    enter(vm, MG_EVENT_SETTLE, 0, 0, NULL);
-    return 0;
-}
-
-static void deliver_wakes(struct vm *vm)
-{
-    for (unsigned i = 0; i < vm->wake_count; i++) {
-        struct wake w = vm->wakes[i];
-        mg_ticket_release(&vm->generation->tickets, w.ticket);
-        enter(vm, MG_EVENT_WAKE, (uint32_t)w.ticket, w.code, NULL);
-    }
-    vm->wake_count = 0;
-}
-
-/* After Lua has been left: what it set going. */
-static void settle(struct vm *vm)
-{
-    if (vm->inside)
-        return;
-    if (vm->wake_count)
-        deliver_wakes(vm);
-    mg_seam_settle();
-    if (vm->lost && vm->generation->on_lost) {
-        void (*on_lost)(struct mg_generation *) = vm->generation->on_lost;
-        vm->generation->on_lost = NULL;
-        on_lost(vm->generation);
-    }
-}
-
-static enum mg_next vm_enter(struct mg_policy *p, struct mg_view *x, enum mg_phase phase)
-{
-    struct vm *vm = (struct vm *)p;
-
-    MG_EXCHANGE_OF(x)->scripted = true;
-    int answer = !know(vm, x) ? -1 : enter_phase(vm, x, phase);
-    if (answer < 0)
-        mg_phase_failed(x, (int)phase);
-    /* The engine is on the stack; what else Lua set going is settled behind this event, as after all of them. */
-    if (vm->wake_count || vm->lost)
-        settle(vm);
-    return answer > 0 ? MG_PARK : MG_MORE;
-}
-
-static enum mg_next vm_connect(struct mg_policy *p, struct mg_connection_view *c)
-{
-    struct vm *vm = (struct vm *)p;
-    int answer = enter(vm, MG_EVENT_CONNECT, c->slot, 0, c);
-
-    if (answer < 0)
-        c->refused = 1;
-    settle(vm);
-    return answer > 0 ? MG_PARK : MG_MORE;
-}
-
-static void vm_wake(struct mg_policy *p, int ticket, int code)
-{
-    struct vm *vm = (struct vm *)p;
-
-    if (!vm->inside) {
-        mg_ticket_release(&vm->generation->tickets, ticket);
-        enter(vm, MG_EVENT_WAKE, (uint32_t)ticket, code, NULL);
-        settle(vm);
-        return;
-    }
-    if (vm->wake_count == vm->wake_room) {
-        unsigned room = vm->wake_room ? vm->wake_room * 2 : 64;
-        struct wake *more = realloc(vm->wakes, room * sizeof(*more));
-        if (!more)
-            return; /* that fiber never runs again; its exchange ends by its timeouts */
-        vm->wakes = more;
-        vm->wake_room = room;
-    }
-    vm->wakes[vm->wake_count++] = (struct wake){ ticket, code };
-}
-
-static void vm_gone(struct mg_policy *p, uint32_t slot)
-{
-    enter((struct vm *)p, MG_EVENT_GONE, slot, 0, NULL);
-    settle((struct vm *)p);
-}
-
-/* The end of each exchange that Lua knows: not by step, which takes as long as all that is done here. */
-static void close_exchange(struct vm *vm, uint32_t slot)
-{
-    assert(!vm->inside);
-    if (vm->lost)
-        return;
-    vm->inside = true;
-    lua_rawgeti(vm->L, WORKS, CLOSE_WORK);
-    lua_pushinteger(vm->L, (lua_Integer)slot);
-    if (call(vm, 1) > 0)
-        enter(vm, MG_EVENT_SETTLE, 0, 0, NULL);
-}
-
-static void vm_finish(struct mg_policy *p, struct mg_view *x)
-{
-    struct vm *vm = (struct vm *)p;
-
-    mg_outside_end(vm->generation, x->task);
-    mg_fetch_end(vm->generation, x->task);
-    mg_coding_end(x->task);
-    if (x->slot >= vm->view_room || !vm->views[x->slot])
-        return;
-    vm->views[x->slot] = NULL;
-    close_exchange(vm, x->slot);
-    settle(vm);
-}
-
-static void vm_closed(struct mg_policy *p, struct mg_connection_view *c)
-{
-    struct vm *vm = (struct vm *)p;
-
-    mg_outside_end(vm->generation, c->task);
-    mg_fetch_end(vm->generation, c->task);
-    mg_coding_end(c->task);
-    enter(vm, MG_EVENT_CLOSED, c->slot, 0, NULL);
-    settle(vm);
-}
-
-static const struct mg_policy vm_policy = { vm_enter, vm_connect, vm_wake, vm_gone, vm_finish, vm_closed };
-
-/* ---- Entering a VM with code that nobody here knows: how long does it hold the worker? ---- */
-
-struct watch {
-    double began, computed;
-};
-
-static struct watch begin_watch(void)
-{
-    return (struct watch){ mg_clock_read(), mg_budget_clock() };
-}
-
-/* What computes is the budget's, even when others take the processor from it meanwhile. */
-static void end_watch(const struct vm *vm, const struct watch *w)
-{
-    struct mg_generation *g = vm->generation;
-    double most = g->settings.blocking_threshold, held = mg_clock_read() - w->began;
-    bool blocked = most > 0 && held > most && mg_budget_clock() - w->computed < held / 5, told = g->lua.told;
-
-    g->lua.told = 0;
-    if (!blocked || told || !mg_hooks_tell(&g->hooks, g->lua.hook))
-        return;
-    mg_log(MG_LOG_WARN,
-           "%s held the worker for %.3f s, and with it all that it serves: a C function or a call by ffi that blocks",
-           mg_hooks_who(&g->hooks, g->lua.hook), held);
-}
-
-static enum mg_next watched_enter(struct mg_policy *p, struct mg_view *x, enum mg_phase phase)
-{
-    struct watch w = begin_watch();
-    enum mg_next next = vm_enter(p, x, phase);
-
-    end_watch((struct vm *)p, &w);
-    return next;
-}
-
-static enum mg_next watched_connect(struct mg_policy *p, struct mg_connection_view *c)
-{
-    struct watch w = begin_watch();
-    enum mg_next next = vm_connect(p, c);
-
-    end_watch((struct vm *)p, &w);
-    return next;
-}
-
-static void watched_wake(struct mg_policy *p, int ticket, int code)
-{
-    struct watch w = begin_watch();
-
-    vm_wake(p, ticket, code);
-    end_watch((struct vm *)p, &w);
-}
-
-static const struct mg_policy watched_policy = { watched_enter, watched_connect, watched_wake,
-                                                 vm_gone,       vm_finish,       vm_closed };
 
 /* ---- Loading. ---- */
 
-static void close_vm(struct vm *vm)
+static void close_vm(struct mg_vm *vm)
 {
     if (vm->L)
         lua_close(vm->L);
@@ -564,7 +50,7 @@ static const char *endless(const char *script)
     return text;
 }
 
-static void set_limit(struct vm *vm)
+static void set_limit(struct mg_vm *vm)
 {
     vm->heap.most = (size_t)vm->generation->settings.memory_limit;
     vm->crowded = vm->heap.most / 10 * 9;
@@ -574,19 +60,16 @@ static void set_limit(struct vm *vm)
 enum mg_status mg_vm_open(struct mg_generation *g, const char *script, const struct mg_load_wants *wants,
                           mg_slice *problem)
 {
-    struct vm *vm = calloc(1, sizeof(*vm));
+    struct mg_vm *vm = calloc(1, sizeof(*vm));
 
     *problem = MG_LIT("out of memory");
     if (!vm)
         return MG_NO_MEMORY;
-    vm->policy = vm_policy;
     vm->generation = g;
     set_limit(vm);
     vm->L = lua_newstate(mg_heap_change, &vm->heap);
     if (vm->L && !mg_load_begin(&vm->load, vm->L, g, script, wants)) {
-        assert(lua_gettop(vm->L) == WORKS);
-        mg_budget_tell(vm->L, on_trip, g);
-        learn_ready(vm);
+        mg_enter_open(vm);
         g->policy = &vm->policy;
         return MG_OK;
     }
@@ -596,7 +79,7 @@ enum mg_status mg_vm_open(struct mg_generation *g, const char *script, const str
     return MG_MALFORMED;
 }
 
-static enum mg_status loaded(struct vm *vm, mg_slice *problem)
+static enum mg_status loaded(struct mg_vm *vm, mg_slice *problem)
 {
     vm->prepared = calloc(vm->generation->route_count + 1, 1);
     if (!vm->prepared) {
@@ -605,15 +88,13 @@ static enum mg_status loaded(struct vm *vm, mg_slice *problem)
     }
     mg_budget_learn();
     set_limit(vm);
-    if (vm->generation->watched)
-        vm->policy = watched_policy;
     vm->generation->state = MG_GENERATION_READY;
     return MG_OK;
 }
 
 enum mg_status mg_vm_load(struct mg_generation *g, mg_slice *problem)
 {
-    struct vm *vm = vm_of(g);
+    struct mg_vm *vm = mg_vm_of(g);
     enum mg_status status = mg_load_go_on(&vm->load);
 
     if (status == MG_BUSY)
@@ -627,71 +108,74 @@ enum mg_status mg_vm_load(struct mg_generation *g, mg_slice *problem)
     return MG_MALFORMED;
 }
 
+/* ---- In force, and not any more. ---- */
+
 void mg_vm_init(struct mg_generation *g)
 {
-    struct vm *vm = vm_of(g);
-    int answer = g->use_wants & MG_USE_INIT ? enter(vm, MG_EVENT_INIT, 0, 0, NULL) : 0;
+    struct mg_vm *vm = mg_vm_of(g);
+    int answer = g->use_wants & MG_USE_INIT ? mg_enter(vm, MG_EVENT_INIT, 0, 0, NULL) : 0;
 
     if (answer <= 0 && !g->ready_known)
         mg_generation_ready(g, answer < 0 ? MG_MALFORMED : MG_OK);
-    settle(vm);
+    mg_enter_settle(vm);
 }
 
 void mg_vm_start(struct mg_generation *g)
 {
-    enter(vm_of(g), MG_EVENT_START, 0, 0, NULL);
-    settle(vm_of(g));
+    mg_enter(mg_vm_of(g), MG_EVENT_START, 0, 0, NULL);
+    mg_enter_settle(mg_vm_of(g));
 }
 
 /* That can be a lot: it may take as long as a load. */
-static void enter_at_length(struct vm *vm, int event)
+static void enter_at_length(struct mg_vm *vm, int event)
 {
     double before = mg_budget_allowed() / 1e3;
 
     mg_budget_allow(vm->generation->settings.load_budget);
-    enter(vm, event, 0, 0, NULL);
+    mg_enter(vm, event, 0, 0, NULL);
     mg_budget_allow(before);
 }
 
 void mg_vm_give(struct mg_generation *g)
 {
-    enter_at_length(vm_of(g), MG_EVENT_GIVE);
+    enter_at_length(mg_vm_of(g), MG_EVENT_GIVE);
 }
 
 void mg_vm_take(struct mg_generation *g)
 {
-    enter_at_length(vm_of(g), MG_EVENT_TAKE);
+    enter_at_length(mg_vm_of(g), MG_EVENT_TAKE);
 }
 
 void mg_vm_retire(struct mg_generation *g)
 {
-    enter(vm_of(g), MG_EVENT_RETIRE, 0, 0, NULL);
-    settle(vm_of(g));
+    mg_enter(mg_vm_of(g), MG_EVENT_RETIRE, 0, 0, NULL);
+    mg_enter_settle(mg_vm_of(g));
 }
+
+/* ---- Its end. ---- */
 
 void mg_vm_cut(struct mg_generation *g)
 {
-    struct vm *vm = vm_of(g);
+    struct mg_vm *vm = mg_vm_of(g);
 
-    enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
+    mg_enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
     if (!vm->lost) {
-        vm->lost = true;
-        fail_views(vm);
+        mg_enter_no_more(vm);
         mg_seam_end(g);
         lua_close(vm->L);
         vm->L = NULL;
         mg_heap_free(&vm->heap);
     }
-    settle(vm);
+    mg_enter_settle(vm);
 }
 
 void mg_vm_end(struct mg_generation *g)
 {
-    struct vm *vm = vm_of(g);
+    struct mg_vm *vm = mg_vm_of(g);
 
     g->ready_known = true; /* init hooks that still wait are cancelled: nobody is told */
     if (g->state != MG_GENERATION_LOADING)
-        enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
+        mg_enter(vm, MG_EVENT_EXIT, 0, 0, NULL);
     mg_seam_end(g);
     vm->lost = true;
     if (!vm->L)
@@ -709,17 +193,17 @@ void mg_vm_end(struct mg_generation *g)
 
 bool mg_vm_shrink(struct mg_generation *g)
 {
-    struct vm *vm = vm_of(g);
+    struct mg_vm *vm = mg_vm_of(g);
 
     if (!vm->L)
         return true;
-    vm->cycles += collect(vm, SHRINK_STEP);
+    vm->cycles += mg_enter_collect(vm, SHRINK_STEP);
     return vm->cycles == SHRINK_CYCLES;
 }
 
 void mg_vm_close(struct mg_generation *g)
 {
-    struct vm *vm = vm_of(g);
+    struct mg_vm *vm = mg_vm_of(g);
 
     g->policy = NULL;
     close_vm(vm);
@@ -727,17 +211,17 @@ void mg_vm_close(struct mg_generation *g)
 
 void mg_vm_check(struct mg_generation *g)
 {
-    struct vm *vm = vm_of(g);
+    struct mg_vm *vm = mg_vm_of(g);
     lua_State *L = vm->L;
 
     lua_getglobal(L, "require");
     lua_pushliteral(L, "moongate.check");
     if (mg_budget_call(L, 1, 1) || mg_budget_call(L, 0, 0))
         fprintf(stderr, "moongate: check: %s\n", lua_tostring(L, -1));
-    lua_settop(L, WORKS);
+    lua_settop(L, MG_VM_STACK);
 }
 
 double mg_vm_memory(const struct mg_generation *g)
 {
-    return (double)vm_of(g)->heap.used;
+    return (double)mg_vm_of(g)->heap.used;
 }

@@ -6,7 +6,7 @@
 -- the library resumes or yields. Fibers that were settled run when the one at
 -- work has stopped, never inside it.
 --
--- What the core enters most, a hook that does not wait, must cost little: vm.c
+-- What the core enters most, a hook that does not wait, must cost little: enter.c
 -- calls the work of a phase right in the coroutine of the fiber that lies ready
 -- (works[0]), and only if it waits or fails the core says so here (fiber.part).
 -- What resumes and yields is kept out of the compiler, which would
@@ -39,7 +39,7 @@ fiber.gone = gone
 local current           -- the fiber that runs; between two events, the one that the next phase will run in
 local waiting = {}      -- ticket -> fiber
 local pool, pooled = {}, 0             -- whose coroutines run serve
-local bare, bared = {}, 0               -- whose coroutines run what vm.c calls in them
+local bare, bared = {}, 0               -- whose coroutines run what enter.c calls in them
 local ready, values, first, last = {}, {}, 1, 0    -- settled: a queue
 local serials = 0
 
@@ -322,7 +322,7 @@ function fiber.wake(ticket, code)
   run(f, code)
 end
 
--- A bare coroutine's function; vm.c puts the work itself in its place.
+-- A bare coroutine's function; enter.c puts the work itself in its place.
 local function launch(work, ...)
   return work(...)
 end

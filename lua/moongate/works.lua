@@ -1,4 +1,4 @@
--- moongate.works - what vm.c enters for a phase: functions work(slot, view), by number.
+-- moongate.works - what enter.c enters for a phase: functions work(slot, view), by number.
 --
 -- A phase of a route's exchanges has the number that works.key makes; one that was not
 -- needed yet has none, and `works.first` is called in its place, with the phase
