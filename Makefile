@@ -23,14 +23,14 @@ SRC := base/text base/clock base/log base/arena base/block base/random \
        script/seam script/heap script/budget script/sources script/load script/enter script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets \
        server/launch server/notify server/watch server/channel server/generations server/report server/worker \
-       server/control server/declared server/children server/probation server/reload server/upgrade \
-       server/master server/main
+       server/control server/declared server/children server/probation server/status_report server/reload server/upgrade \
+       server/master server/ask server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)
 LUA := $(shell find lua -name '*.lua')
 FUZZ := $(basename $(notdir $(wildcard t/fuzz/*.c)))
 EMBEDDED := $(LUA:%.lua=$(BUILD)/%.o) $(BUILD)/seam_text.o
 
-PACKAGES := luajit openssl libcares libnghttp2 zlib libbrotlienc libbrotlidec libzstd libxxhash
+PACKAGES := luajit openssl libcares libnghttp2 zlib libbrotlienc libbrotlidec libzstd libxxhash jansson
 FLAGS_OF := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 LIBS_OF  := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
 VERSION  := 0.1.0
@@ -90,13 +90,13 @@ $(BUILD)/prefix: FORCE
 	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' > $@
 $(BUILD)/found:
 	@mkdir -p $(@D)
-	@printf '#include <%s>\n' luajit.h ev.h http_parser.h ares.h openssl/ssl.h nghttp2/nghttp2.h zlib.h brotli/encode.h zstd.h xxhash.h | \
+	@printf '#include <%s>\n' luajit.h ev.h http_parser.h ares.h openssl/ssl.h nghttp2/nghttp2.h zlib.h brotli/encode.h zstd.h xxhash.h jansson.h | \
 	 $(CC) $(CPPFLAGS) -fsyntax-only -x c - && command -v luajit > $@ || \
 	 { echo 'libraries are missing: run `make deps`'; exit 1; }
 
 # Debian's packages. Asks for rights only if something is missing. Some builds of nodejs bring npm along.
 DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-parser-dev libc-ares-dev libssl-dev \
-        zlib1g-dev libbrotli-dev libzstd-dev libxxhash-dev libnghttp2-dev lua-cjson
+        zlib1g-dev libbrotli-dev libzstd-dev libxxhash-dev libjansson-dev libnghttp2-dev lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light haproxy curl wrk python3-brotli zstd \
              python3-h2 nghttp2-client nodejs openssl testssl.sh bsdextrautils lua-socket mandoc systemd zsh \

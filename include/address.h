@@ -41,6 +41,8 @@ size_t mg_endpoint_print(const struct mg_endpoint *e, char *to);
 /* "127.0.0.1:80", "[::1]:80", ":80" (any address, IPv6 and IPv4), "*:80",
  * "unix:/run/x.sock", "unix:@abstract". A name is not an address: false. */
 bool mg_address_parse(mg_slice text, struct mg_address *out);
+/* Of a unix socket whose file this is, whatever it is called. False with errno: the path is too long. */
+bool mg_address_of_file(const char *path, struct mg_address *out);
 /* The address of a literal without a port ("10.0.0.1", "::1", "[::1]"). */
 bool mg_address_literal(mg_slice host, uint16_t port, struct mg_address *out);
 /* "name:port" or "address:port" into its parts; false if there is no port or

@@ -17,6 +17,7 @@ DOORS = [
     (r"http_parser_\w+", {"http/head", "http/h1", "http/h1_write"}),
     (r"(deflate|inflate)\w*|Brotli\w+|ZSTD_\w+", {"script/coding"}),
     (r"XXH\w+", {"script/hash"}),
+    (r"json_\w+", {"server/control", "server/ask"}),
     (r"SSL_\w+", {"net/tls_certificate", "net/tls_tickets", "net/tls_settings", "net/tls_session", "net/tls"}),
     (r"RAND_\w+", {"base/random"}),
     (r"nghttp2_\w+", {"http/h2_head", "http/h2_stream", "http/h2_send", "http/h2_write", "http/h2_read", "http/h2"}),

@@ -18,7 +18,7 @@ LIBRARY = ROOT / "build" / ("sanitize" if SANITIZE else ".") / "libmoongate.a"
 WITH_LUA = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
             "LUA_PATH": f"{ROOT}/lua/?.lua;{ROOT}/lua/?/init.lua;{ROOT}/scripts/?.lua;{UNIT}/?.lua;;"}
 PACKAGES = ["luajit", "openssl", "libcares", "libnghttp2", "zlib", "libbrotlienc", "libbrotlidec", "libzstd",
-            "libxxhash"]
+            "libxxhash", "jansson"]
 
 
 def shows(command, **options):

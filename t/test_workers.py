@@ -1,4 +1,5 @@
 """Workers, signals, the command line, and what is shared between workers."""
+import json
 import os
 import re
 import signal
@@ -350,13 +351,55 @@ def test_nonsense_on_the_control_socket_hurts_nobody(moongate, said):
     assert gate.get("/").body == b"ok"
 
 
-def test_the_status_command_asks_a_running_proxy(moongate):
+@pytest.mark.parametrize("said, why", [
+    (b"nonsense", "this is no JSON"), (b'{"command":"status"', "this is no JSON"), (b"[" * 3000, "this is no JSON"),
+    (b'{"command":"status","command":"stop"}', "this is no JSON: duplicate object key"),
+    (b"[]", 'a line like {"command":"status"} is needed'), (b'{"command":7}', "is needed"),
+    (b'{"note":"\\"command\\":\\"stop\\""}', "is needed"),
+    (b'{"command":"relaod"}', "unknown command; there are status, reload, rollback, promote, upgrade, drain, stop"),
+    (b'{"command":"stop","now":true}', "no command takes more than its name"),
+])
+def test_what_the_control_socket_does_not_understand_is_answered_with_the_reason(moongate, said, why):
     gate = moongate(HANDLER)
+
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5)
+        sock.connect(str(gate.control_path))
+        sock.sendall(said + b"\n")
+        answer = json.loads(sock.makefile().readline())
+
+    assert why in answer["error"]
+    assert gate.get("/").body == b"ok"
+
+
+def test_the_status_command_asks_a_running_proxy(moongate):
+    gate = moongate(HANDLER, workers=2)
+    gate.get("/")
 
     told = run("status", "--control", gate.control_path)
 
     assert told.returncode == 0, told.stderr
-    assert str(gate.worker_pids()[0]) in told.stdout
+    lines = told.stdout.splitlines()
+    assert lines[0].startswith("moongate ") and f"pid {gate.process.pid}, " in lines[0]
+    assert lines[0].endswith("generation 1 in force")
+    assert [line.split()[:3] for line in lines[-2:]] == [[str(n), str(pid), "1"] for n, pid in enumerate(gate.worker_pids())]
+    assert ["1", "in", "force"] in [line.split()[:3] for line in lines]
+
+
+def test_the_drain_command_lets_what_is_in_progress_finish(moongate, origin):
+    server = origin.holds(b"to the end")
+    gate = moongate(f'gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}')
+    client = gate.raw()
+    client.send(request("GET", "/"))
+    server.wait_seen(1)
+
+    told = run("drain", "--control", gate.control_path)
+    wait_until(lambda: not connects(gate), what="the listener closes")
+    server.go.set()
+
+    assert told.returncode == 0, told.stderr
+    assert client.response().body == b"to the end"
+    assert gate.wait_exit() == 0
 
 
 def test_the_stop_command_ends_a_running_proxy(moongate):

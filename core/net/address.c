@@ -6,6 +6,7 @@
 
 #include <net/if.h>
 #include <stddef.h>
+#include <errno.h>
 #include <string.h>
 
 #include <arpa/inet.h>
@@ -111,6 +112,19 @@ static bool parse_path(mg_slice path, struct mg_address *out)
         out->path.sun_path[0] = 0;
     out->len = (socklen_t)(PATH_AT + path.len + !abstract);
     return true;
+}
+
+bool mg_address_of_file(const char *path, struct mg_address *out)
+{
+    size_t len = strlen(path);
+
+    *out = (struct mg_address){ .len = sizeof(out->path), .path = { .sun_family = AF_UNIX } };
+    if (len < sizeof(out->path.sun_path)) {
+        memcpy(out->path.sun_path, path, len);
+        return true;
+    }
+    errno = ENAMETOOLONG;
+    return false;
 }
 
 /* At the last colon. An IPv6 address has brackets, else its port can't be told. */

@@ -1,4 +1,4 @@
-/* control.c - the control socket of the master, and its client. */
+/* control.c - the control socket of the master. */
 #include "control.h"
 
 #include <errno.h>
@@ -11,10 +11,13 @@
 #include <unistd.h>
 
 #include <ev.h>
+#include <jansson.h>
 
 #include "bind.h"
+#include "text.h"
 
-enum { LINE_MOST = 4096, CLIENTS_MOST = 16, ANSWER_MOST = 256 * 1024 };
+enum { LINE_MOST = 4096, CLIENTS_MOST = 16, WHY_MOST = 8192 };
+const char mg_control_done[] = "{\"ok\":true}";
 
 struct asker {
     ev_io io;
@@ -25,7 +28,8 @@ struct asker {
 };
 
 static struct ev_loop *loop;
-static const struct mg_control_events *events;
+static const struct mg_control_command *commands;
+static void (*on_left)(void);
 static struct asker *askers[CLIENTS_MOST];
 static ev_io listening = { .fd = -1 };
 static unsigned tickets;
@@ -40,7 +44,7 @@ static void drop(struct asker *a)
     ev_io_stop(loop, &a->io);
     close(a->io.fd);
     free(a);
-    events->on_left();
+    on_left();
 }
 
 unsigned mg_control_askers(void)
@@ -66,60 +70,72 @@ static bool say(struct asker *a, const char *json)
     return false;
 }
 
-/* The value of "command" in one line of JSON, which needs nothing else yet. */
-static bool is_command(const char *line, const char *word)
-{
-    const char *at = strstr(line, "\"command\"");
-
-    if (!at)
-        return false;
-    at += strlen("\"command\"");
-    at += strspn(at, " \t:");
-    size_t n = strlen(word);
-    return *at == '"' && strncmp(at + 1, word, n) == 0 && at[n + 1] == '"';
-}
-
 static bool refuse(struct asker *a, const char *why)
 {
-    char answer[256];
+    static char answer[6 * WHY_MOST + 16];
+    char text[WHY_MOST];
 
-    snprintf(answer, sizeof(answer), "{\"error\":\"%s\"}", why);
+    snprintf(text, sizeof(text), "%s", why);
+    size_t n = (size_t)snprintf(answer, sizeof(answer), "{\"error\":\"");
+    n += mg_text_put_json(answer + n, mg_slice_of(text));
+    snprintf(answer + n, sizeof(answer) - n, "\"}");
     return say(a, answer);
 }
 
-/* False if the asker is gone. */
-static bool obey(struct asker *a, const char *line)
+static const struct mg_control_command *find_command(const char *name)
 {
-    const char *(*lasting)(unsigned) = is_command(line, "reload")     ? events->on_reload
-                                       : is_command(line, "upgrade")  ? events->on_upgrade
-                                       : is_command(line, "rollback") ? events->on_rollback
-                                                                      : NULL;
-    if (lasting) {
-        a->ticket = ++tickets;
-        ev_io_stop(loop, &a->io); /* until it is answered */
-        const char *why = lasting(a->ticket);
-        if (!why)
-            return true;
-        ev_io_start(loop, &a->io);
+    for (const struct mg_control_command *c = commands; c->name; c++)
+        if (strcmp(c->name, name) == 0)
+            return c;
+    return NULL;
+}
+
+static const char *list_commands(void)
+{
+    static char text[256];
+    size_t n = (size_t)snprintf(text, sizeof(text), "unknown command; there are");
+
+    for (const struct mg_control_command *c = commands; c->name && n < sizeof(text); c++)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "%s %s", c == commands ? "" : ",", c->name);
+    return text;
+}
+
+/* The command that a line asks for, or NULL with what is wrong. */
+static const struct mg_control_command *read_line(const char *line, size_t len, const char **why)
+{
+    static char problem[JSON_ERROR_TEXT_LENGTH + 64];
+    json_error_t error;
+    json_t *asked = json_loadb(line, len, JSON_REJECT_DUPLICATES, &error);
+    const char *name = json_string_value(json_object_get(asked, "command"));
+    const struct mg_control_command *c = name ? find_command(name) : NULL;
+
+    if (!asked)
+        snprintf(problem, sizeof(problem), "this is no JSON: %s", error.text);
+    *why = !asked ? problem : !name ? "a line like {\"command\":\"status\"} is needed" : list_commands();
+    if (c && json_object_size(asked) > 1) {
+        *why = "no command takes more than its name";
+        c = NULL;
+    }
+    json_decref(asked);
+    return c;
+}
+
+/* False if the asker is gone. */
+static bool obey(struct asker *a, const char *line, size_t len)
+{
+    const char *why;
+    const struct mg_control_command *c = read_line(line, len, &why);
+
+    if (!c)
         return refuse(a, why);
-    }
-    if (is_command(line, "status")) {
-        if (!events->on_status(tickets + 1))
-            return refuse(a, "another status is under way; ask again");
-        a->ticket = ++tickets;
-        ev_io_stop(loop, &a->io); /* until it is answered */
+    a->ticket = ++tickets;
+    ev_io_stop(loop, &a->io); /* until it is answered */
+    why = c->run(a->ticket);
+    if (!why)
         return true;
-    }
-    if (is_command(line, "promote")) {
-        const char *why = events->on_promote();
-        return why ? refuse(a, why) : say(a, "{\"ok\":true}");
-    }
-    bool drain = is_command(line, "drain");
-    if (!drain && !is_command(line, "stop"))
-        return refuse(a, "unknown command; there are status, reload, rollback, promote, upgrade, drain and stop");
-    bool there = say(a, "{\"ok\":true}");
-    events->on_stop(drain);
-    return there;
+    if (!a->ended)
+        ev_io_start(loop, &a->io);
+    return why == mg_control_done ? say(a, why) : refuse(a, why);
 }
 
 /* Takes one line at a time: the next one waits for the answer. */
@@ -131,29 +147,44 @@ static void take_lines(struct asker *a)
         char line[LINE_MOST];
         size_t n = (size_t)(end - a->line);
         memcpy(line, a->line, n);
-        line[n] = '\0';
         a->filled -= n + 1;
         memmove(a->line, end + 1, a->filled);
-        if (!obey(a, line))
+        if (!obey(a, line, n))
             return;
     }
     if (!a->ticket && (a->ended || a->filled == sizeof(a->line)))
         drop(a);
 }
 
+static struct asker *find_asker(unsigned ticket)
+{
+    for (unsigned i = 0; ticket && i < CLIENTS_MOST; i++)
+        if (askers[i] && askers[i]->ticket == ticket)
+            return askers[i];
+    return NULL;
+}
+
+static void go_on(struct asker *a)
+{
+    if (!a->ended)
+        ev_io_start(loop, &a->io);
+    take_lines(a);
+}
+
 void mg_control_answer(unsigned ticket, const char *json)
 {
-    for (unsigned i = 0; i < CLIENTS_MOST; i++) {
-        struct asker *a = askers[i];
-        if (!a || !a->ticket || a->ticket != ticket)
-            continue;
-        if (!say(a, json))
-            return;
-        if (!a->ended)
-            ev_io_start(loop, &a->io);
-        take_lines(a);
-        return;
-    }
+    struct asker *a = find_asker(ticket);
+
+    if (a && say(a, json))
+        go_on(a);
+}
+
+void mg_control_refuse(unsigned ticket, const char *why)
+{
+    struct asker *a = find_asker(ticket);
+
+    if (a && refuse(a, why))
+        go_on(a);
 }
 
 static void on_line(struct ev_loop *l, ev_io *io, int revents)
@@ -194,16 +225,6 @@ static void on_asker(struct ev_loop *l, ev_io *io, int revents)
         close(fd);
 }
 
-/* False with errno. */
-static bool address_of(const char *where, struct mg_address *a)
-{
-    *a = (struct mg_address){ .len = sizeof(a->path), .path = { .sun_family = AF_UNIX } };
-    errno = strlen(where) >= sizeof(a->path.sun_path) ? ENAMETOOLONG : 0;
-    if (!errno)
-        memcpy(a->path.sun_path, where, strlen(where));
-    return !errno;
-}
-
 static const char *complain(const char *where, const char *why)
 {
     static char problem[512];
@@ -219,10 +240,8 @@ static bool is_socket(const char *where)
     return lstat(where, &s) == 0 && S_ISSOCK(s.st_mode);
 }
 
-static void take(struct ev_loop *l, const struct mg_address *a, int fd, const struct mg_control_events *e)
+static void take(const struct mg_address *a, int fd)
 {
-    loop = l;
-    events = e;
     memcpy(path, a->path.sun_path, sizeof(path));
     ev_io_init(&listening, on_asker, fd, EV_READ);
 }
@@ -234,14 +253,18 @@ void mg_control_begin(void)
         ev_io_start(loop, &listening);
 }
 
-const char *mg_control_open(struct ev_loop *l, const char *where, int inherited, const struct mg_control_events *e)
+const char *mg_control_open(struct ev_loop *l, const char *where, int inherited, const struct mg_control_command *given,
+                            void (*left)(void))
 {
     struct mg_address a;
 
-    if (!address_of(where, &a))
+    loop = l;
+    commands = given;
+    on_left = left;
+    if (!mg_address_of_file(where, &a))
         return complain(where, strerror(errno));
     if (inherited >= 0 && is_socket(where)) {
-        take(l, &a, inherited, e);
+        take(&a, inherited);
         handed = true;
         return NULL;
     }
@@ -258,7 +281,7 @@ const char *mg_control_open(struct ev_loop *l, const char *where, int inherited,
             close(fd);
         return problem;
     }
-    take(l, &a, fd, e);
+    take(&a, fd);
     mg_control_begin();
     return NULL;
 }
@@ -298,117 +321,4 @@ void mg_control_close(void)
     if (listening.fd >= 0 && !handed)
         unlink(path);
     mg_control_hand_over();
-}
-
-/* ---- The client. ---- */
-
-/* Prints "key value" for every member of the objects in a status line, a block a worker. */
-static void print_readable(const char *json)
-{
-    int depth = 0;
-
-    for (const char *p = json; *p; p++) {
-        if (*p == '{' || *p == '[') {
-            depth++;
-        } else if (*p == '}' || *p == ']') {
-            depth--;
-            if (*p == '}')
-                putchar('\n');
-        } else if (*p == ',') {
-            if (p[1] != '{')
-                fputs(depth > 1 ? "  " : "\n", stdout);
-        } else if (*p == ':') {
-            putchar(' ');
-        } else if (*p != '"') {
-            putchar(*p);
-        }
-        if (*p == ':' && p[1] == '[')
-            putchar('\n');
-    }
-}
-
-/* Prints the text that a JSON string holds; text begins behind its quote. */
-static void print_string(const char *p, FILE *to)
-{
-    for (; *p && *p != '"'; p++) {
-        unsigned code;
-        if (*p != '\\') {
-            fputc(*p, to);
-        } else if (*++p == 'u' && sscanf(p + 1, "%4x", &code) == 1) {
-            fputc(code < 0x80 ? (int)code : '?', to);
-            p += 4;
-        } else {
-            fputc(*p == 'n' ? '\n' : *p == 't' ? '\t' : *p, to);
-        }
-    }
-    fputc('\n', to);
-}
-
-/* The string that is the value of this key, if there is one. */
-static void print_member(const char *json, const char *key, FILE *to)
-{
-    const char *at = strstr(json, key);
-
-    if (at)
-        print_string(at + strlen(key), to);
-}
-
-static void print_summary(const char *json)
-{
-    print_member(json, "\"summary\":\"", stdout);
-    print_member(json, "\"text\":\"", stdout);
-}
-
-static int print_answer(int fd, const char *command, bool json)
-{
-    char *text = malloc(ANSWER_MOST + 1);
-    size_t filled = 0;
-    ssize_t n;
-
-    if (!text)
-        return 1;
-    while (filled < ANSWER_MOST && (n = read(fd, text + filled, ANSWER_MOST - filled)) > 0) {
-        filled += (size_t)n;
-        if (memchr(text, '\n', filled))
-            break;
-    }
-    text[filled] = '\0';
-    text[strcspn(text, "\n")] = '\0';
-    bool failed = !filled || strncmp(text, "{\"error\"", 8) == 0;
-    if (!filled)
-        fprintf(stderr, "moongate: no answer on the control socket\n");
-    else if (json)
-        puts(text);
-    else if (failed)
-        print_member(text, "{\"error\":\"", stderr);
-    else if (strstr(text, "\"summary\":\"") && strcmp(command, "status") != 0)
-        print_summary(text);
-    else if (strcmp(text, "{\"ok\":true}") != 0)
-        print_readable(text);
-    free(text);
-    return failed;
-}
-
-int mg_control_ask(const char *where, const char *command, bool json)
-{
-    struct mg_address a;
-    /* A reload or an upgrade waits for the init hooks of all workers; the master knows for how long. */
-    bool long_lasting = strcmp(command, "reload") == 0 || strcmp(command, "upgrade") == 0 ||
-                        strcmp(command, "rollback") == 0;
-    struct timeval patience = { long_lasting ? 3600 : 5, 0 };
-    char line[64];
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    if (fd < 0 || !address_of(where, &a) || connect(fd, &a.any, a.len) != 0) {
-        fprintf(stderr, "moongate: control socket %s: %s; is a moongate running with --control %s?\n", where,
-                strerror(errno), where);
-        if (fd >= 0)
-            close(fd);
-        return 1;
-    }
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-    int n = snprintf(line, sizeof(line), "{\"command\":\"%s\"}\n", command);
-    int status = send(fd, line, (size_t)n, MSG_NOSIGNAL) == n ? print_answer(fd, command, json) : 1;
-    close(fd);
-    return status;
 }

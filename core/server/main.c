@@ -8,8 +8,8 @@
 #include <ev.h>
 
 #include "access.h"
+#include "ask.h"
 #include "clock.h"
-#include "control.h"
 #include "launch.h"
 #include "log.h"
 #include "master.h"
@@ -28,10 +28,11 @@ static const char help[] =
     "  moongate rollback [--json]   go back to the generation before the last reload, while that is on probation\n"
     "  moongate promote             end the probation: the generation in force is final\n"
     "  moongate upgrade [--json]    start the binary anew; when all of it serves, the old process finishes and ends\n"
-    "  moongate stop                end a running moongate\n"
+    "  moongate drain               let a running moongate finish what is in progress, then end\n"
+    "  moongate stop                end it at once\n"
     "\n"
     "  --workers N       worker processes, instead of what the script says (default: one a processor)\n"
-    "  --control PATH    the control socket: made by the server, asked by status, reload, upgrade and stop\n"
+    "  --control PATH    the control socket: made by the server, asked by status and those below it\n"
     "                    (default for those: $MOONGATE_CONTROL)\n"
     "  --log LEVEL       debug, info, warn, error or none, instead of what the script says\n"
     "  --error-log PATH  the error log's file, instead of standard error\n"
@@ -208,7 +209,7 @@ static int ask(const struct line *l, const char *command)
 
     if (!path)
         return misuse("which one? Name its control socket with --control PATH or MOONGATE_CONTROL for", command);
-    return mg_control_ask(path, command, l->json);
+    return mg_ask(path, command, l->json);
 }
 
 static int run(struct line *l, int count, char **words)
@@ -219,8 +220,7 @@ static int run(struct line *l, int count, char **words)
         return misuse("a script is needed: moongate gateway.lua", NULL);
     if (strcmp(first, "check") == 0)
         return count == 2 ? check(words[1]) : misuse("check needs one file: moongate check gateway.lua", NULL);
-    if (strcmp(first, "status") == 0 || strcmp(first, "reload") == 0 || strcmp(first, "upgrade") == 0 ||
-        strcmp(first, "stop") == 0 || strcmp(first, "rollback") == 0 || strcmp(first, "promote") == 0)
+    if (mg_ask_knows(first))
         return count == 1 ? ask(l, first) : misuse("one word too many:", words[1]);
     if (count > 1)
         return misuse("one script only; what is this:", words[1]);

@@ -23,13 +23,13 @@
 #include "probation.h"
 #include "reload.h"
 #include "sockets.h"
+#include "status_report.h"
 #include "tally.h"
 #include "tls.h"
 #include "upgrade.h"
 #include "watch.h"
 
-enum { SIGNALS = 7, ANSWER_ROOM = 256 * 1024 };
-static const double STATUS_PATIENCE = 1.0;
+enum { SIGNALS = 7 };
 static const double FAREWELL = 2.0; /* seconds for a question on its way to a process that was replaced */
 
 enum stage { ASKING, STARTING, RUNNING, STOPPING };
@@ -38,11 +38,9 @@ static struct {
     struct ev_loop *loop;
     enum stage stage;
     ev_signal signals[SIGNALS];
-    ev_timer status, kill, tickets, farewell;
+    ev_timer kill, tickets, farewell;
     bool announced; /* all workers serve, and it was told */
     bool succeeded; /* another process serves in our place */
-    unsigned asked; /* the control socket's question under way; 0: none */
-    double began;
     int exit_status;
 } m;
 
@@ -213,57 +211,6 @@ static void on_failed(struct mg_child *c, const struct mg_letter *l)
     fail(l->body);
 }
 
-static void answer_status(void)
-{
-    static char answer[ANSWER_ROOM];
-    size_t n = (size_t)snprintf(answer, sizeof(answer),
-                                "{\"version\":\"" MG_VERSION "\",\"pid\":%d,\"uptime\":%.0f,\"generation\":%u,",
-                                (int)getpid(), ev_now(m.loop) - m.began, mg_declared_generation());
-    bool first = true;
-
-    n += mg_probation_report(answer + n, sizeof(answer) - n);
-    n += (size_t)snprintf(answer + n, sizeof(answer) - n, ",\"workers\":[");
-
-    for (unsigned i = 0; i < MG_WORKERS_MAX; i++) {
-        const char *report = mg_children.all[i].report;
-        if (!mg_children.all[i].reported || !report || n + strlen(report) + 4 > sizeof(answer))
-            continue;
-        n += (size_t)snprintf(answer + n, sizeof(answer) - n, "%s%s", first ? "" : ",", report);
-        first = false;
-    }
-    snprintf(answer + n, sizeof(answer) - n, "]}");
-    ev_timer_stop(m.loop, &m.status);
-    unsigned asked = m.asked;
-    m.asked = 0;
-    mg_control_answer(asked, answer);
-}
-
-static void on_status_late(struct ev_loop *loop, ev_timer *t, int events)
-{
-    (void)loop;
-    (void)t;
-    (void)events;
-    answer_status();
-}
-
-static void answer_if_all_reported(void)
-{
-    if (!m.asked)
-        return;
-    for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
-        if (mg_children.all[i].pid && !mg_children.all[i].reported)
-            return;
-    answer_status();
-}
-
-static void on_report(struct mg_child *c, const struct mg_letter *l)
-{
-    free(c->report);
-    c->report = strdup(l->body);
-    c->reported = true;
-    answer_if_all_reported();
-}
-
 static void on_letter(struct mg_child *c, const struct mg_letter *l)
 {
     if (l->word == MG_WORD_READY) {
@@ -271,7 +218,7 @@ static void on_letter(struct mg_child *c, const struct mg_letter *l)
     } else if (l->word == MG_WORD_FAILED) {
         on_failed(c, l);
     } else if (l->word == MG_WORD_STATUS) {
-        on_report(c, l);
+        mg_status_on_report(c, l);
     } else if (l->word == MG_WORD_IN_FORCE) {
         mg_child_on_in_force(c);
         announce_if_all_serve();
@@ -310,7 +257,7 @@ static void on_end(struct mg_child *c, const struct mg_child_end *end)
         fail(why);
     }
     mg_reload_on_end(c, end);
-    answer_if_all_reported();
+    mg_status_on_end();
 }
 
 static void on_forked(void)
@@ -406,19 +353,6 @@ static void catch_signals(void)
     }
 }
 
-static bool on_status(unsigned ticket)
-{
-    if (m.asked)
-        return false;
-    m.asked = ticket;
-    for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
-        mg_children.all[i].reported = false;
-    mg_children_tell(MG_WORD_STATUS);
-    ev_timer_set(&m.status, mg_children_alive() ? STATUS_PATIENCE : 0, 0);
-    ev_timer_start(m.loop, &m.status);
-    return true;
-}
-
 static const char *on_reload(unsigned ticket)
 {
     if (m.stage != RUNNING)
@@ -441,9 +375,10 @@ static const char *on_rollback(unsigned ticket)
     return mg_reload_back(ticket, "it was asked for");
 }
 
-static const char *on_promote(void)
+static const char *on_promote(unsigned ticket)
 {
-    return mg_probation_promote() ? NULL : "no generation is on probation: the one in force is final";
+    (void)ticket;
+    return mg_probation_promote() ? mg_control_done : "no generation is on probation: the one in force is final";
 }
 
 /* What can't be now is tried again at the next look. */
@@ -453,8 +388,23 @@ static void on_worse(const char *why)
         (void)mg_reload_back(0, why);
 }
 
-static const struct mg_control_events control_events = {
-    on_status, on_reload, on_upgrade, on_rollback, on_promote, stop, end_if_done,
+static const char *on_drain(unsigned ticket)
+{
+    (void)ticket;
+    stop(true);
+    return mg_control_done;
+}
+
+static const char *on_stop(unsigned ticket)
+{
+    (void)ticket;
+    stop(false);
+    return mg_control_done;
+}
+
+static const struct mg_control_command commands[] = {
+    { "status", mg_status_ask }, { "reload", on_reload }, { "rollback", on_rollback }, { "promote", on_promote },
+    { "upgrade", on_upgrade },   { "drain", on_drain },   { "stop", on_stop },         { NULL, NULL },
 };
 
 /* The keys of tickets are turned here too, so that a worker that is started later has the others' ones, and what is
@@ -504,9 +454,8 @@ int mg_master_run(const struct mg_master_options *options)
     }
     mg_upgrade_start(m.loop, &upgrade_events);
     mg_notify_start(m.loop);
-    m.began = ev_now(m.loop);
     catch_signals();
-    ev_init(&m.status, on_status_late);
+    mg_status_start(m.loop);
     ev_init(&m.kill, on_kill);
     ev_timer_init(&m.farewell, on_farewell, FAREWELL, 0);
     ev_timer_init(&m.tickets, on_tickets, mg_tls_turn(), 0);
@@ -520,7 +469,7 @@ int mg_master_run(const struct mg_master_options *options)
         return 1;
     }
     int control = mg_inherited_take(MG_INHERITED_CONTROL);
-    if (options->control && (problem = mg_control_open(m.loop, options->control, control, &control_events))) {
+    if (options->control && (problem = mg_control_open(m.loop, options->control, control, commands, end_if_done))) {
         fprintf(stderr, "moongate: %s\n", problem);
         mg_upgrade_tell_failed(problem);
         return 1;

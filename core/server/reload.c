@@ -11,7 +11,6 @@
 #include "notify.h"
 #include "probation.h"
 #include "tally.h"
-#include "text.h"
 
 static const double PREPARE_PATIENCE = 60.0; /* for one worker's init hooks */
 
@@ -40,7 +39,8 @@ static void begin(unsigned ticket)
     ev_timer_start(r.loop, &r.soon);
 }
 
-static void end(const char *answer)
+/* `reply` is mg_control_answer or mg_control_refuse. */
+static void end(void (*reply)(unsigned ticket, const char *text), const char *text)
 {
     unsigned ticket = r.ticket;
     bool again = r.again;
@@ -52,8 +52,7 @@ static void end(const char *answer)
     r.active = r.committed = r.again = r.back = false;
     r.ticket = 0;
     mg_notify_ready("Generation %u serves in %u workers", mg_declared_generation(), mg_children_serving());
-    if (ticket)
-        mg_control_answer(ticket, answer);
+    reply(ticket, text);
     if (again)
         begin(0);
 }
@@ -72,18 +71,6 @@ static void log_lines(enum mg_log_level level, const char *what, const char *tex
     mg_log(level, "%s: %s", what, line);
 }
 
-static void end_badly(const char *why)
-{
-    static char answer[6 * 9000];
-    char copy[8192];
-
-    snprintf(copy, sizeof(copy), "%s", why);
-    size_t n = (size_t)snprintf(answer, sizeof(answer), "{\"error\":\"");
-    n += mg_text_put_json(answer + n, mg_slice_of(copy));
-    snprintf(answer + n, sizeof(answer) - n, "\"}");
-    end(answer);
-}
-
 void mg_reload_give_up(const char *why)
 {
     if (!r.active || r.committed)
@@ -100,7 +87,7 @@ void mg_reload_give_up(const char *why)
     }
     log_lines(MG_LOG_ERROR, "reload: nothing has changed", why);
     mg_declared_watch(true);
-    end_badly(why);
+    end(mg_control_refuse, why);
 }
 
 static void on_patience(struct ev_loop *loop, ev_timer *t, int events)
@@ -133,7 +120,7 @@ static void tell(void)
         snprintf(answer + n, sizeof(answer) - n, "%s}", members);
     else
         snprintf(answer + n, sizeof(answer) - n, "\"text\":\"%s\"}", text);
-    end(answer);
+    end(mg_control_answer, answer);
 }
 
 static void tell_back(void)
@@ -148,7 +135,7 @@ static void tell_back(void)
              "worker%s\"}",
              mg_declared_generation(), serving, ev_now(r.loop) - r.began, mg_declared_generation(), serving,
              serving == 1 ? "" : "s");
-    end(answer);
+    end(mg_control_answer, answer);
 }
 
 static void tell_if_all_committed(void)

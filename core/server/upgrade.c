@@ -27,7 +27,6 @@
 #include "reload.h"
 #include "shared.h"
 #include "sockets.h"
-#include "text.h"
 #include "tls.h"
 
 enum { MESSAGE_MOST = 8192, TICKETS_MOST = 512, HANDED_MOST = 2 * MG_BINDS_MOST + 3 };
@@ -98,16 +97,6 @@ static void forget_slots(pid_t master)
 
 /* ---- The old process. ---- */
 
-static void answer_error(unsigned ticket, const char *why)
-{
-    static char answer[6 * MESSAGE_MOST + 16];
-    size_t n = (size_t)snprintf(answer, sizeof(answer), "{\"error\":\"");
-
-    n += mg_text_put_json(answer + n, mg_slice_of(why));
-    snprintf(answer + n, sizeof(answer) - n, "\"}");
-    mg_control_answer(ticket, answer);
-}
-
 static void let_go_of_successor(void)
 {
     ev_io_stop(loop, &successor.io);
@@ -127,8 +116,7 @@ static void fail(const char *why)
     let_go_of_successor();
     forget_slots(pid);
     mg_log_text(MG_LOG_ERROR, (mg_slice){ text, (uint32_t)(n < (int)sizeof(text) ? n : (int)sizeof(text) - 1) });
-    if (successor.ticket)
-        answer_error(successor.ticket, why);
+    mg_control_refuse(successor.ticket, why);
     if (successor.reload)
         mg_reload_unasked();
 }
@@ -146,8 +134,7 @@ static void succeed(const char *version)
              (int)pid, version, took * 1000, (int)getpid());
     mg_log(MG_LOG_INFO, "upgrade: %s", what);
     snprintf(answer, sizeof(answer), "{\"pid\":%d,\"seconds\":%.4f,\"summary\":\"%s\"}", (int)pid, took, what);
-    if (successor.ticket)
-        mg_control_answer(successor.ticket, answer);
+    mg_control_answer(successor.ticket, answer);
     if (successor.reload)
         kill(pid, SIGHUP);
     if (successor.reopen)

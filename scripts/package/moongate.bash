@@ -15,7 +15,7 @@ _moongate()
                 --version' -- "$word")
         else
             compopt -o filenames 2>/dev/null
-            mapfile -t COMPREPLY < <(compgen -W 'check status reload rollback promote upgrade stop' -- "$word"; compgen -f -- "$word")
+            mapfile -t COMPREPLY < <(compgen -W 'check status reload rollback promote upgrade drain stop' -- "$word"; compgen -f -- "$word")
         fi ;;
     esac
 }

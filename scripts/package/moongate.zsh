@@ -1,7 +1,7 @@
 #compdef moongate
 
 local -a verbs
-verbs=(check status reload rollback promote upgrade stop)
+verbs=(check status reload rollback promote upgrade drain stop)
 _arguments \
     '--workers[worker processes]:number:' \
     '--control[the control socket]:path:_files' \

@@ -1,0 +1,173 @@
+/* ask.c - what the command line asks a running moongate, by its control socket. */
+#include "ask.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "address.h"
+
+enum { ANSWER_MOST = 256 * 1024 };
+
+/* ---- To be read. ---- */
+
+static double number(const json_t *o, const char *key)
+{
+    return json_number_value(json_object_get(o, key));
+}
+
+static const char *text(const json_t *o, const char *key)
+{
+    const char *value = json_string_value(json_object_get(o, key));
+
+    return value ? value : "";
+}
+
+static void print_generation(const json_t *g)
+{
+    printf("%10.0f  %-10s %7.0f %10.0f %8.0f %12.0f\n", number(g, "number"), text(g, "state"),
+           fmax(0, (double)time(NULL) - number(g, "since")), number(g, "exchanges"), number(g, "failures"),
+           number(g, "hook_errors"));
+}
+
+/* One that is not in force in a worker, and lives on there. */
+static void print_other(const json_t *g)
+{
+    if (strcmp(text(g, "state"), "in force") != 0)
+        printf("        generation %.0f is %s: %.0f exchanges, %.1f MiB\n", number(g, "number"), text(g, "state"),
+               number(g, "exchanges"), number(g, "memory") / 1048576);
+}
+
+static void print_each(const json_t *list, void (*print)(const json_t *one))
+{
+    for (size_t i = 0; i < json_array_size(list); i++)
+        print(json_array_get(list, i));
+}
+
+static void print_worker(const json_t *w)
+{
+    printf("%6.0f %8.0f  %10.0f %10.0f %12.0f %10.0f %8.1f\n", number(w, "number"), number(w, "pid"),
+           number(w, "generation"), number(w, "served"), number(w, "connections"), number(w, "exchanges"),
+           number(w, "memory") / 1048576);
+    print_each(json_object_get(w, "generations"), print_other);
+}
+
+static void print_status(const json_t *o)
+{
+    const json_t *probation = json_object_get(o, "probation"), *rollback = json_object_get(o, "rollback");
+
+    printf("moongate %s, pid %.0f, up for %.0f s, generation %.0f in force\n", text(o, "version"), number(o, "pid"),
+           number(o, "uptime"), number(o, "generation"));
+    if (probation)
+        printf("generation %.0f is on probation for another %.0f s; generation %.0f is kept\n",
+               number(probation, "generation"), number(probation, "ends_in"), number(probation, "kept"));
+    if (rollback)
+        printf("generation %.0f was taken back: %s\n", number(rollback, "generation"), text(rollback, "why"));
+    printf("\ngeneration  state        for s  exchanges      5xx  hook errors\n");
+    print_each(json_object_get(o, "generations"), print_generation);
+    printf("\nworker      pid  generation     served  connections  exchanges  Lua MiB\n");
+    print_each(json_object_get(o, "workers"), print_worker);
+}
+
+static void print_summary(const json_t *o)
+{
+    static const char *const keys[] = { "summary", "text" };
+
+    for (unsigned i = 0; i < sizeof(keys) / sizeof(*keys); i++)
+        if (json_object_get(o, keys[i]))
+            puts(text(o, keys[i]));
+}
+
+/* ---- Asking. ---- */
+
+static const struct command {
+    const char *name;
+    void (*print)(const json_t *answer);
+    int patience; /* seconds; what waits for the init hooks of all workers, the master gives up in time */
+} commands[] = {
+    { "status", print_status, 5 },   { "reload", print_summary, 3600 },  { "rollback", print_summary, 3600 },
+    { "promote", print_summary, 5 }, { "upgrade", print_summary, 3600 }, { "drain", print_summary, 5 },
+    { "stop", print_summary, 5 },
+};
+
+static const struct command *find(const char *name)
+{
+    for (unsigned i = 0; i < sizeof(commands) / sizeof(*commands); i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+bool mg_ask_knows(const char *name)
+{
+    return find(name) != NULL;
+}
+
+/* Prints one line of JSON. The exit status. */
+static int print_answer(const struct command *c, const char *line, bool as_it_came)
+{
+    json_t *o = json_loads(line, 0, NULL);
+    const char *error = json_string_value(json_object_get(o, "error"));
+
+    if (!o)
+        fprintf(stderr, "moongate: no answer on the control socket\n");
+    else if (as_it_came)
+        puts(line);
+    else if (error)
+        fprintf(stderr, "%s\n", error);
+    else
+        c->print(o);
+    bool failed = !o || error;
+    json_decref(o);
+    return failed;
+}
+
+static int read_answer(int fd, const struct command *c, bool as_it_came)
+{
+    char *line = malloc(ANSWER_MOST + 1);
+    size_t filled = 0;
+    ssize_t n;
+
+    if (!line)
+        return 1;
+    while (filled < ANSWER_MOST && (n = read(fd, line + filled, ANSWER_MOST - filled)) > 0) {
+        filled += (size_t)n;
+        if (memchr(line, '\n', filled))
+            break;
+    }
+    line[filled] = '\0';
+    line[strcspn(line, "\n")] = '\0';
+    int status = print_answer(c, line, as_it_came);
+    free(line);
+    return status;
+}
+
+int mg_ask(const char *path, const char *name, bool as_it_came)
+{
+    const struct command *c = find(name);
+    struct timeval patience = { c->patience, 0 };
+    struct mg_address a;
+    char line[64];
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0 || !mg_address_of_file(path, &a) || connect(fd, &a.any, a.len) != 0) {
+        fprintf(stderr, "moongate: control socket %s: %s; is a moongate running with --control %s?\n", path,
+                strerror(errno), path);
+        if (fd >= 0)
+            close(fd);
+        return 1;
+    }
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    int n = snprintf(line, sizeof(line), "{\"command\":\"%s\"}\n", name);
+    int status = send(fd, line, (size_t)n, MSG_NOSIGNAL) == n ? read_answer(fd, c, as_it_came) : 1;
+    close(fd);
+    return status;
+}
