@@ -22,8 +22,9 @@ SRC := base/text base/clock base/log base/arena base/block base/random \
        script/inbox script/outside script/fetch script/coding script/crypto script/hash script/base64 script/waiting \
        script/seam script/heap script/budget script/sources script/load script/enter script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets \
-       server/launch server/notify server/watch server/channel server/generations server/report server/worker \
-       server/control server/declared server/children server/probation server/status_report server/reload server/upgrade \
+       server/launch server/notify server/watch server/channel server/listeners server/generations server/report \
+       server/worker server/control server/declared server/children server/probation server/status_report server/reload \
+       server/upgrade \
        server/master server/ask server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)
 LUA := $(shell find lua -name '*.lua')

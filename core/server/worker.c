@@ -19,7 +19,7 @@
 #include "engine.h"
 #include "generations.h"
 #include "h2.h"
-#include "listener.h"
+#include "listeners.h"
 #include "log.h"
 #include "report.h"
 #include "resolve.h"
@@ -36,8 +36,6 @@ static struct worker {
     ev_prepare before_sleep;
     ev_timer drain;
     ev_signal term;
-    struct mg_listener *listeners[MG_BINDS_MOST];
-    unsigned listener_count;
     struct mg_generation *candidate; /* loading or waiting for the master's word */
     bool draining, ended, resolving;
     int status;
@@ -165,66 +163,6 @@ static void open_error_log(const mg_settings *s)
     (void)mg_log_open(mg_text_equal(s->error_log, MG_LIT("stderr")) ? NULL : path); /* the master says what is wrong */
 }
 
-/* Which listener it is; listener_count: none. */
-static unsigned find_listener(const struct mg_address *a)
-{
-    unsigned i = 0;
-
-    while (i < w.listener_count && !mg_address_equal(mg_listener_address(w.listeners[i]), a))
-        i++;
-    return i;
-}
-
-static bool listens_at(const struct mg_generation *g, const struct mg_address *a)
-{
-    for (unsigned i = 0; i < g->listen_count; i++)
-        if (mg_address_equal(&g->listens[i].address, a))
-            return true;
-    return false;
-}
-
-static void remove_listeners(const struct mg_generation *g)
-{
-    for (unsigned i = w.listener_count; i-- > 0;) {
-        if (listens_at(g, mg_listener_address(w.listeners[i])))
-            continue;
-        mg_listener_remove(w.listeners[i]);
-        w.listeners[i] = w.listeners[--w.listener_count];
-    }
-}
-
-static bool add_listener(const struct mg_listen *listen, int fd)
-{
-    if (find_listener(&listen->address) < w.listener_count) {
-        close(fd);
-        return true;
-    }
-    struct mg_listener *l = mg_listener_new(w.loop, fd, listen);
-    if (!l)
-        return false;
-    w.listeners[w.listener_count++] = l;
-    mg_listener_start(l);
-    return true;
-}
-
-static bool take_listeners(const struct mg_generation *g, const struct mg_letter *l)
-{
-    const uint32_t *numbers = (const uint32_t *)l->body;
-
-    if (l->fd_count != l->len / sizeof(*numbers))
-        return false; /* no descriptor was left for them */
-    remove_listeners(g);
-    for (unsigned i = 0; i < g->listen_count; i++) {
-        unsigned n = find_listener(&g->listens[i].address);
-        if (n < w.listener_count && !mg_listener_settle(w.listeners[n], &g->listens[i]))
-            return false;
-    }
-    for (unsigned i = 0; i < l->fd_count; i++)
-        if (numbers[i] >= g->listen_count || !add_listener(&g->listens[numbers[i]], l->fds[i]))
-            return false;
-    return true;
-}
-
 static bool is_same_log(const mg_settings *a, const mg_settings *b)
 {
     return mg_text_equal(a->access_log, b->access_log) && mg_text_equal(a->log_format, b->log_format) &&
@@ -284,7 +222,7 @@ static void commit(const struct mg_letter *l)
     struct mg_generation *g = w.candidate;
     bool begins = !mg_generation_now;
 
-    if (!g || !take_listeners(g, l)) {
+    if (!g || !mg_listeners_take(g, l)) {
         mg_log(MG_LOG_ERROR, "generation %u can't be put in force: no memory or no descriptor is left",
                g ? g->number : 0);
         finish(1);
@@ -315,7 +253,7 @@ static void go_back(const struct mg_letter *l)
 {
     struct mg_generation *g = mg_generations_kept();
 
-    if (!g || !take_listeners(g, l)) {
+    if (!g || !mg_listeners_take(g, l)) {
         mg_log(MG_LOG_WARN, "the generation of before is not here: another worker takes the place");
         finish(1);
         return;
@@ -341,12 +279,6 @@ static void report(void)
                         NULL, 0);
 }
 
-static void stop_listening(void)
-{
-    for (unsigned i = 0; i < w.listener_count; i++)
-        mg_listener_stop(w.listeners[i]);
-}
-
 static void on_drained(struct ev_loop *loop, ev_timer *t, int events)
 {
     (void)loop;
@@ -364,7 +296,7 @@ static void drain(void)
         return;
     double timeout = mg_generation_now->settings.drain_timeout;
     w.draining = true;
-    stop_listening();
+    mg_listeners_stop();
     mg_listener_drain();
     mg_exchange_drain();
     ev_timer_init(&w.drain, on_drained, timeout > 0 ? timeout : 1e9, 0);
@@ -507,7 +439,7 @@ static void end(void)
 {
     ev_signal_stop(w.loop, &w.term);
     signal(SIGTERM, SIG_IGN); /* it is ending */
-    stop_listening();
+    mg_listeners_stop();
     mg_listener_close();
     mg_h2_flush();
     flush();
@@ -518,8 +450,7 @@ static void end(void)
     flush();
     mg_generations_forget(&w.candidate);
     mg_generations_end();
-    for (unsigned i = 0; i < w.listener_count; i++)
-        mg_listener_remove(w.listeners[i]);
+    mg_listeners_remove();
     mg_sink_close();
     if (w.resolving)
         mg_resolve_stop();
@@ -551,6 +482,7 @@ int mg_worker_run(const struct mg_worker_options *options)
     ev_io_start(w.loop, &w.channel);
     ev_signal_init(&w.term, on_term, SIGTERM);
     ev_signal_start(w.loop, &w.term);
+    mg_listeners_start(w.loop);
     mg_generations_start(w.loop, options);
     prepare(options->generation);
     if (!w.ended)
