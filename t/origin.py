@@ -228,14 +228,18 @@ class Origins:
         """Answers with the request's body."""
         return self.answers(lambda request: (200, request.body, ()), **options)
 
-    def holds(self, body=b"ok", **options):
-        """Answers when the test says server.go.set(), not before; what comes later is answered at once."""
+    def holds(self, body=b"ok", shown=None, **options):
+        """Answers when the test says server.go.set(), not before; what comes later is answered at once.
+        shown: so many bytes of the body are sent before that."""
         go = threading.Event()
 
         def script(connection):
             while connection.request():
+                answer = response(200, body)
+                sent = 0 if shown is None else len(answer) - len(body) + shown
+                connection.send(answer[:sent])
                 go.wait(2 * wire.PATIENCE)
-                connection.answer(200, body)
+                connection.send(answer[sent:])
         server = self.plays(script, **options)
         server.go = go
         return server

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from load import Load
 from moongate import run
 from test_reload import reload
 from test_websocket import HANDSHAKE, TEXT, frame, read_frame
@@ -74,28 +75,6 @@ def cut_or_status(gate, *request):
         return "cut"
 
 
-class Load:
-    """A client that asks for /good without end, on one connection."""
-
-    def __init__(self, gate):
-        self.answers, self.ended = [], threading.Event()
-        self.client = gate.raw()
-        self.answers.append(self.client.get("/good").status)     # the hooks of its connection have run
-        self.thread = threading.Thread(target=self.work)
-        self.thread.start()
-
-    def work(self):
-        try:
-            while not self.ended.is_set():
-                self.answers.append(self.client.get("/good").status)
-        except (Cut, OSError) as problem:
-            self.answers.append(problem)
-
-    def end(self):
-        self.ended.set()
-        self.thread.join(20)
-
-
 @pytest.fixture
 def slow(origin):
     """An origin that answers only when it is let go, with `release`."""
@@ -121,7 +100,7 @@ def test_whatever_runs_away_in_a_phase_ends_its_own_exchange_and_all_others_are_
     for client in waiting:
         client.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
     slow.wait_seen(3)
-    loads = [Load(gate) for _ in range(2)]
+    loads = [Load(gate, expected=None, target="/good", kinds=["kept"]) for _ in range(2)]
 
     outcomes = {}
     for number, deed in enumerate(RUNAWAYS, 1):
@@ -134,8 +113,7 @@ def test_whatever_runs_away_in_a_phase_ends_its_own_exchange_and_all_others_are_
 
     assert all(outcome in stage.expected for outcome in outcomes.values()), outcomes
     for load in loads:
-        load.end()
-        assert set(load.answers) == {200}
+        load.stop()
     slow.release()
     assert [client.response().status for client in waiting] == [200, 200, 200]
     assert gate.worker_pids() == pids

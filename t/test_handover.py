@@ -14,6 +14,7 @@ import pytest
 
 from client import Client, request
 from h2wire import Http2, get
+from load import Load
 from moongate import BINARY, become_reaper, free_port, run, wait_until
 from test_reload import edit, says
 
@@ -31,53 +32,6 @@ def refused(gate):
     """Why an upgrade changes nothing."""
     gate.expect_error("nothing has changed")
     return gate.command("upgrade")["error"]
-
-
-class Load:
-    """Requests on a kept connection and on new ones, until it is told to stop; problems is what went wrong."""
-
-    def __init__(self, gate, expected=b"ok", asks=False):
-        self.gate, self.expected, self.counts, self.problems = gate, expected, {}, []
-        self.over = threading.Event()
-        works = [self.kept, self.new] + ([self.ask] if asks else [])
-        self.threads = [threading.Thread(target=self.run, args=(work,)) for work in works]
-        for thread in self.threads:
-            thread.start()
-        wait_until(lambda: len(self.counts) == len(works) or self.problems)
-
-    def run(self, work):
-        try:
-            while not self.over.is_set():
-                work()
-                self.counts[work.__name__] = self.counts.get(work.__name__, 0) + 1
-        except Exception as problem:
-            self.problems.append(f"{work.__name__}: {problem!r}")
-
-    def check(self, answer):
-        assert (answer.status, answer.body) == (200, self.expected), answer
-
-    def kept(self):
-        client = self.gate.raw()
-        for _ in range(1000):
-            answer = client.get("/")
-            self.check(answer)
-            if answer["Connection"] == "close" or self.over.is_set():
-                break
-        client.close()
-
-    def new(self):
-        self.check(self.gate.get("/"))
-
-    def ask(self):
-        answer = self.gate.status()
-        assert "workers" in answer or "another status" in answer["error"], answer
-
-    def stop(self):
-        self.over.set()
-        for thread in self.threads:
-            thread.join(10)
-        assert not self.problems, self.problems
-        return self.counts
 
 
 # ---- What an upgrade does.
@@ -244,40 +198,43 @@ def test_an_upgrade_works_after_one_that_was_refused(moongate):
     wait_until(lambda: gate.get("/").body == b"new")
 
 
+class HangingUpgrade:
+    """An upgrade to a script whose init hook waits, until it is told to finish."""
+
+    def __init__(self, gate, origin, script):
+        self.gate, self.origin, self.answers = gate, origin, []
+        server = origin.hangs()
+        edit(gate, f'gate.use {{ init = function() gate.fetch "http://{server}/" end }}\n' + script)
+        self.thread = threading.Thread(target=lambda: self.answers.append(gate.command("upgrade")))
+        self.thread.start()
+        server.wait_seen(1)
+
+    def finish(self):
+        self.origin.close()
+        self.thread.join(10)
+        self.gate.follow(self.answers[0]["pid"])
+
+
 def test_one_upgrade_or_reload_at_a_time(moongate, origin):
-    server = origin.hangs()
     gate = moongate(says("old"))
-    edit(gate, f'gate.use {{ init = function() gate.fetch "http://{server}/" end }}\n' + says("new"))
-    answers = []
-    first = threading.Thread(target=lambda: answers.append(gate.command("upgrade")))
-    first.start()
-    server.wait_seen(1)
+    upgrade = HangingUpgrade(gate, origin, says("new"))
 
     assert "another upgrade is under way" in gate.command("upgrade")["error"]
     assert "an upgrade is under way" in gate.command("reload")["error"]
     assert gate.get("/").body == b"old"
 
-    origin.close()
-    first.join(10)
-    gate.follow(answers[0]["pid"])
+    upgrade.finish()
     wait_until(lambda: gate.get("/").body == b"new")
 
 
 def test_hup_during_an_upgrade_is_for_whoever_serves_then(moongate, origin):
-    server = origin.hangs()
     gate = moongate(says("old"))
-    edit(gate, f'gate.use {{ init = function() gate.fetch "http://{server}/" end }}\n' + says("between"))
-    answers = []
-    first = threading.Thread(target=lambda: answers.append(gate.command("upgrade")))
-    first.start()
-    server.wait_seen(1)
+    upgrade = HangingUpgrade(gate, origin, says("between"))
 
     edit(gate, says("last"))
     gate.signal(signal.SIGHUP)
     wait_until(lambda: gate.status()["generation"] == 1)      # it was heard: signals come before questions
-    origin.close()
-    first.join(10)
-    gate.follow(answers[0]["pid"])
+    upgrade.finish()
 
     wait_until(lambda: gate.get("/").body == b"last")
 
@@ -304,13 +261,13 @@ def test_many_upgrades_under_load_fail_no_request_and_no_question(moongate, orig
     server = origin.answers(200, b"ok")
     gate = moongate(f"""gate.use {{ access = function(req) req.headers["x-seen"] = "1" end }}
         gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}""", workers=2)
-    load = Load(gate, asks=True)
+    load = Load(gate, kinds=("kept", "new", "ask"), renews=True)
 
     for _ in range(10):
         gate.upgrade()
 
     counts = load.stop()
-    assert counts["kept"] > 1 and counts["new"] > 20, counts
+    assert load.connections > 1 and counts["new"] > 20, counts
 
 
 def test_a_question_that_was_on_its_way_when_another_process_took_over_is_answered(moongate):
@@ -421,20 +378,14 @@ def test_the_error_log_and_watch_go_on(moongate, tmp_path):
     edit(gate, says("new"))
 
     wait_until(lambda: gate.get("/").body == b"new")
-    assert gate.log().count("ready: ") == 2 and "generation 2 is in force" in gate.log()
+    wait_until(lambda: "generation 2 is in force" in gate.log(), what="the master tells of it")
+    assert gate.log().count("ready: ") == 2
 
 
 # ---- The old process ends what it has in progress.
 
 def test_a_download_and_a_stream_of_http2_are_brought_to_their_end(moongate, origin):
-    go = threading.Event()
-
-    def play(connection):
-        connection.request()
-        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
-        go.wait(10)
-        connection.send(b" half")
-    server = origin.plays(play)
+    server = origin.holds(b"first half", shown=5)
     gate = moongate(f'gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}')
     old, client, h2 = gate.process, gate.raw(), Http2(gate.address).ready()
     client.send(request("GET", "/"))
@@ -443,7 +394,7 @@ def test_a_download_and_a_stream_of_http2_are_brought_to_their_end(moongate, ori
 
     gate.upgrade()
     assert old.poll() is None
-    go.set()
+    server.go.set()
 
     assert client.body(head).body == b"first half"
     assert h2.response(stream).body == b"first half"

@@ -2,11 +2,11 @@
 import os
 import signal
 import socket
-import threading
 
 import pytest
 
 from client import request
+from load import Load
 from moongate import free_port, run, wait_until
 from test_reload import edit, generations, reload, says
 
@@ -347,30 +347,14 @@ def test_nothing_fails_while_generations_change_place(moongate, origin):
     script = f"""gate.use {{ access = function(req) req.headers["x-seen"] = "1" end }}
         gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}"""
     gate = moongate(script, set=LONG, workers=2)
-    stop, counts, problems = threading.Event(), [0, 0], []
-
-    def traffic(kept, n):
-        try:
-            client = gate.raw()
-            while not stop.is_set():
-                answer = client.get("/") if kept else gate.get("/")
-                assert (answer.status, len(answer.body)) == (200, 1000)
-                counts[n] += 1
-        except Exception as problem:
-            problems.append(repr(problem))
-    threads = [threading.Thread(target=traffic, args=(kept, n)) for n, kept in enumerate((True, False))]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: all(counts) or problems)
+    load = Load(gate, expected=b"x" * 1000)
 
     for _ in range(30):
         reload(gate)
         assert "error" not in gate.command("rollback")
-    stop.set()
-    for thread in threads:
-        thread.join(10)
+    counts = load.stop()
 
-    assert not problems and min(counts) > 20, (problems, counts)
+    assert min(counts.values()) > 20, counts
     wait_until(lambda: generations(gate) == [1, 1])
 
 

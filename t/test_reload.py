@@ -10,6 +10,7 @@ import pytest
 
 from client import request
 from h2wire import Http2, get
+from load import Load
 from moongate import free_port, run, wait_until
 
 
@@ -527,29 +528,13 @@ def test_hundred_reloads_lose_nothing_and_hold_no_memory(moongate, origin):
     script = f"""gate.use {{ access = function(req) req.headers["x-seen"] = "1" end }}
         gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}"""
     gate = moongate(script, workers=2)
-    stop, counts, problems = threading.Event(), [0, 0], []
-
-    def traffic(kept, n):
-        try:
-            client = gate.raw()
-            while not stop.is_set():
-                answer = client.get("/") if kept else gate.get("/")
-                assert (answer.status, len(answer.body)) == (200, 1000)
-                counts[n] += 1
-        except Exception as problem:
-            problems.append(repr(problem))
-    threads = [threading.Thread(target=traffic, args=(kept, n)) for n, kept in enumerate((True, False))]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: all(counts) or problems)
+    load = Load(gate, expected=b"x" * 1000)
 
     for n in range(100):
         reload(gate)
-    stop.set()
-    for thread in threads:
-        thread.join(10)
+    counts = load.stop()
 
-    assert not problems and min(counts) > 50, (problems, counts)
+    assert min(counts.values()) > 50, counts
     wait_until(lambda: generations(gate) == [101, 101])
 
 

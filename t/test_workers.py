@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import stat
-import threading
 import time
 
 import pytest
@@ -179,14 +178,7 @@ def test_int_ends_too(moongate):
 
 
 def test_quit_lets_a_running_answer_finish(moongate, origin):
-    go = threading.Event()
-
-    def script(connection):
-        connection.request()
-        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
-        go.wait(5)
-        connection.send(b" half")
-    server = origin.plays(script)
+    server = origin.holds(b"first half", shown=5)
     gate = moongate(f'gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}')
     busy, idle = gate.raw(), gate.raw()
     busy.send(request("GET", "/"))
@@ -196,7 +188,7 @@ def test_quit_lets_a_running_answer_finish(moongate, origin):
     gate.signal(signal.SIGQUIT)
     assert idle.ended() == b""
     wait_until(lambda: not connects(gate), what="the listener closes")
-    go.set()
+    server.go.set()
 
     assert busy.body(head).body == b"first half"
     assert busy.ended() == b""
