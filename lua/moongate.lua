@@ -33,6 +33,8 @@ local gate = {
   memoize = balance.memoize,
   partition = balance.partition,
   peers_only = balance.peers_only,
+  weight_of = balance.weight_of,
+  contains = balance.contains,
 }
 
 -- LuaJIT begins with the same seed everywhere, and workers that draw alike would run to the same peers.

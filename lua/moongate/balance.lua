@@ -83,6 +83,25 @@ function balance.memoize(make)
   end
 end
 
+--- The sum of the weights of a list of peers.
+---@type fun(peers: table): number
+balance.weight_of = balance.memoize(function(peers)
+  local sum = 0
+  for _, peer in ipairs(peers) do sum = sum + peer.weight end
+  return sum
+end)
+
+--- Is this peer in the list?
+---@param peers moongate.Peer[]
+---@param peer moongate.Peer
+---@return boolean
+function balance.contains(peers, peer)
+  for i = 1, #peers do
+    if peers[i] == peer then return true end
+  end
+  return false
+end
+
 local by_peers = setmetatable({}, { __mode = "k" })   -- balancer -> the function of peers alone that it was made of
 
 --- A balancer that looks at the peers alone and never waits. When no other hook needs the exchange, Lua is not even

@@ -58,12 +58,6 @@ local function fill(list, size)
   return entries
 end
 
-local function has(peers, peer)
-  for i = 1, #peers do
-    if peers[i] == peer then return true end
-  end
-end
-
 ---@param given { key: (fun(req): string?)?, size: integer? }? size: entries, a prime
 ---@return fun(req, peers): table? peer
 return function(given)
@@ -81,7 +75,7 @@ return function(given)
     local entries, at = entries_of(peers.all), floor(hash(key) * size)
     if peers == peers.all then return entries[at] end
     for _ = 1, size do                                  -- another try: whose the next entry is
-      if has(peers, entries[at]) then return entries[at] end
+      if gate.contains(peers, entries[at]) then return entries[at] end
       at = (at + 1) % size
     end
   end

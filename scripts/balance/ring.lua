@@ -75,12 +75,6 @@ local function sum_active(peers)
   return sum
 end
 
-local function has(peers, peer)
-  for i = 1, #peers do
-    if peers[i] == peer then return true end
-  end
-end
-
 ---@param given { key: (fun(req): string?)?, bound: number?, points: integer? }? points: of a peer of weight 1
 ---@return fun(req, peers): table? peer
 return function(given)
@@ -100,10 +94,11 @@ return function(given)
     local first = owner[at]
     if first.active == 0 and peers == all then return first end
 
+    local function is_left(peer) return peers == all or gate.contains(peers, peer) end
     local each = options.bound * (sum_active(all) + 1) / c.weight
     for _ = 1, c.count do
       local peer = owner[at]
-      if peer.active + 1 <= ceil(each * peer.weight) and (peers == all or has(peers, peer)) then return peer end
+      if peer.active + 1 <= ceil(each * peer.weight) and is_left(peer) then return peer end
       at = at < c.count and at + 1 or 1
     end
   end

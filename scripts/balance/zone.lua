@@ -12,13 +12,7 @@
 
 local gate = require "moongate"
 
-local random = math.random
-
-local weight_of = gate.memoize(function(peers)
-  local sum = 0
-  for _, peer in ipairs(peers) do sum = sum + peer.weight end
-  return sum
-end)
+local random, weight_of = math.random, gate.weight_of
 
 local function load_of(peers)
   local sum = 0

@@ -1,9 +1,0 @@
--- Ten peers, by the power of two choices.
-local gate = require "moongate"
-local env = os.getenv
-local peers = {}
-for i = 1, 10 do peers[i] = env "ORIGIN" end
-
-gate.set { workers = tonumber(env "WORKERS"), access_log = "off", max_connections = 20000, keepalive_requests = 0 }
-gate.listen { env "IP" .. ":" .. env "PORT", idle_timeout = 300 }
-gate.route { "/*", upstream = gate.upstream("origin", { peers = peers, keepalive = 1024, balance = "p2c" }) }
