@@ -147,5 +147,8 @@ const struct mg_route *mg_generation_tcp_route(const struct mg_generation *g, co
 /* Is this address one of a proxy of ours? */
 bool mg_listen_trusts(const struct mg_listen *l, const struct mg_address *a);
 
+/* A run of this hook has overrun a budget: counts for its policy's on_fail, which may be taken out by it. */
+void mg_hook_overran(struct mg_generation *g, int hook);
+
 uint32_t mg_slot_take(struct mg_slots *s);
 void mg_slot_give(struct mg_slots *s, uint32_t slot);

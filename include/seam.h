@@ -621,7 +621,5 @@ typedef struct mg_lua_counts {
     int32_t told;    /* the run at work has held the worker, which was told already */
 } mg_lua_counts;
 mg_lua_counts *mg_lua_count(mg_generation *g);
-/* A hook has failed as memory_limit was reached. */
-void mg_hook_overran(mg_generation *g, int hook);
 /* A hook of a connection that has no exchange yet has thrown. */
 void mg_connection_threw(mg_generation *g);

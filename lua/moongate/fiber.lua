@@ -16,7 +16,6 @@
 -- a table with task() and, while some of its fibers wait, a list of them.
 local C = require "moongate.seam"
 local hook = require "moongate.hook"
-local state = require "moongate.state"
 local works = require "moongate.works"
 local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
 local traceback = debug.traceback
@@ -27,7 +26,6 @@ local fiber = {}
 local GONE = C.MG_GONE
 local POOL_MOST = 256
 local REFUSALS_MOST = 100
-local NO_MEMORY = "not enough memory"          -- as LuaJIT says it
 
 local mark = {}         -- what a fiber yields that waits
 fiber.mark = mark
@@ -101,7 +99,6 @@ local function finish(f, ok, problem)
     if ok then ok, problem = false, f.tripped end
     f.tripped = false
   end
-  if problem == NO_MEMORY then C.mg_hook_overran(state.generation, f.hook) end
   if waited then unlink(f) end
   if not ok and problem ~= gone then trace = traceback(f.co, tostring(problem)) end
   if ended then ended(f, ok, problem, trace, waited) end

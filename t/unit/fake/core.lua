@@ -241,7 +241,6 @@ end
 function fake.mg_generation_watch() core.watched = true end
 function fake.mg_declare_policy() return 1 end
 function fake.mg_policy_is_out() return false end
-function fake.mg_hook_overran() end
 function fake.mg_log_wants() return true end
 function fake.mg_log_line(_, ptr, len) table.insert(core.log, ffi.string(ptr, len)) end
 function fake.mg_now() return 100 end
