@@ -1,4 +1,4 @@
-"""test_manual.py - the man page, the shells' completions and the systemd unit say what the binary does."""
+"""test_manual.py - the man page, the shells' completions and the systemd unit say what the binary does; pages' links lead somewhere."""
 import re
 import subprocess
 
@@ -94,3 +94,20 @@ def test_what_is_installed_is_uninstalled_but_for_the_users_script(tmp_path):
     make("uninstall")
     left = [each for each in tmp_path.rglob("*") if each.is_file()]
     assert left == [tmp_path / "etc/moongate/gateway.lua"] and left[0].read_text() == "-- mine\n"
+
+
+def anchors_of(page):
+    """As the forges make them: of each heading, outside of code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", text, re.M)}
+
+
+PAGES = sorted(page for page in moongate.ROOT.rglob("*.md") if "build" not in page.relative_to(moongate.ROOT).parts)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(moongate.ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page):
+    for place, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text()):
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), f"{place} is not there"
+        assert not anchor or anchor in anchors_of(target), f"{place}#{anchor} is no heading"
