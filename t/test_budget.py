@@ -141,6 +141,19 @@ def test_what_no_phase_is_named_for_is_stopped_too(moongate, origin, name, route
     assert set(outcomes) <= {500, "cut"}
 
 
+def test_a_timer_goes_on_when_its_function_has_ended_just_before_it_was_to_be_stopped(moongate):
+    gate = moongate("""
+        gate.set { cpu_budget = 0.01, memory_limit = "256M" }
+        local held = {}
+        for i = 1, 4e5 do held[i] = { i } end
+        local timer = gate.every(0.02, collectgarbage)          -- in C, so the error is raised behind it
+        gate.route { "/stop", handler = function() timer:stop() return 204, held[0] end }""")
+    gate.expect_error("gate.every")
+
+    gate.wait_log(" error .*gate.every", count=4)
+    assert gate.get("/stop").status == 204
+
+
 @pytest.mark.parametrize("where", ["timer", "init", "exit", "client_hello", "message"])
 def test_what_belongs_to_no_exchange_is_stopped_too(moongate, origin, site, authority, where):
     def play(connection):

@@ -43,10 +43,7 @@ local function tick(self)
   until self.once or self.stopped or self.paused
 end
 
-local function ended(f)
-  begun[f.a] = nil
-  f.a.owner:close()
-end
+local ended
 
 local function begin(self)
   if retired then return end
@@ -54,6 +51,16 @@ local function begin(self)
   if not self.owner then return end
   begun[self] = true
   self.fiber = fiber.later(self.owner, tick, self, nil, ended)
+end
+
+-- A budget may be used up when fn has returned already: then it is tick that was stopped.
+function ended(f, ok, thrown, trace)
+  local self = f.a
+  begun[self] = nil
+  self.owner:close()
+  if ok or thrown == fiber.gone then return end
+  log.error(("%s: %s"):format(self.name, trace))
+  if not (self.once or self.stopped or self.paused) then begin(self) end
 end
 
 --- No further run; one that is under way goes on.
