@@ -16,8 +16,8 @@ SRC := base/text base/clock base/log base/arena base/block base/random \
        net/tls_certificate net/tls_tickets net/tls_settings net/tls_session net/tls \
        http/uri http/message http/head http/framing http/websocket http/websocket_key http/h1_write http/h1_read http/h1 \
        http/h2_head http/h2_stream http/h2_send http/h2_write http/h2_read http/h2 \
-       proxy/shared proxy/tally proxy/dict proxy/tcp proxy/pool proxy/dial proxy/peer proxy/route proxy/task proxy/hook \
-       proxy/generation \
+       proxy/shared proxy/tally proxy/shared_heap proxy/dict proxy/permit proxy/tcp proxy/pool proxy/dial proxy/peer \
+       proxy/route proxy/task proxy/hook proxy/generation \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/inbox script/outside script/fetch script/coding script/crypto script/hash script/base64 script/waiting \
        script/seam script/heap script/budget script/sources script/load script/enter script/vm \

@@ -77,6 +77,7 @@ struct mg_exchange {
     mg_slice allow;      /* with 405 */
     mg_slice protocol;   /* of Upgrade, if the client asks for one and may have it */
     double queue_until;
+    struct mg_permit *permits; /* what it is counted under */
 };
 
 #define MG_EXCHANGE_OF(view_pointer) ((struct mg_exchange *)(view_pointer))
@@ -97,5 +98,7 @@ void mg_exchange_drain(void);
 /* For the seam. */
 enum mg_status mg_exchange_answer(struct mg_exchange *x, unsigned status);
 int mg_exchange_forward(struct mg_exchange *x);
+/* How long the request's body may be, 0: no bound. False: it is longer already, or says that it will be. */
+bool mg_exchange_bound_body(struct mg_exchange *x, uint64_t most);
 /* Somebody wants the request's body: tells a client that waits for 100 Continue. */
 void mg_exchange_wants_body(struct mg_exchange *x);

@@ -177,6 +177,9 @@ int mg_view_set_status(mg_view *x, int status);
 void mg_view_id(mg_view *x, char *to);
 /* Where it goes, if no later answer: NULL is nowhere. MG_TOO_LATE once a try has begun. */
 int mg_view_set_upstream(mg_view *x, mg_upstream *u);
+/* How long the request's body may be, once it was routed, if that is less than max_body_size. MG_FULL: it is longer
+ * already, or says that it will be. MG_ABSENT: it was not routed. */
+int mg_view_bound_body(mg_view *x, double most);
 /* From now on this exchange's bodies pass through Lua: MG_PHASE_REQUEST_BODY or _RESPONSE_BODY. */
 int mg_view_want(mg_view *x, int phase);
 
@@ -384,11 +387,17 @@ int mg_dict_set(mg_dict *d, int how, const char *key, uint32_t len, const mg_val
 /* Adds by; a missing key counts as `initial` (MG_ABSENT if it is NaN) and gets the ttl. MG_MALFORMED if it is no
  * number. */
 int mg_dict_incr(mg_dict *d, const char *key, uint32_t len, double by, double initial, double ttl, double *out);
+/* Writes `value` if `expected` stands there; NIL is none, in either. MG_BUSY: another one does. */
+int mg_dict_swap(mg_dict *d, const char *key, uint32_t len, const mg_value *expected, const mg_value *value,
+                 double ttl);
 int mg_dict_delete(mg_dict *d, const char *key, uint32_t len); /* MG_ABSENT */
 double mg_dict_ttl(mg_dict *d, const char *key, uint32_t len); /* seconds; 0: for ever; below 0: MG_ABSENT */
 /* Walks the keys: *at begins at 0; MG_ABSENT at the end. Keys that come or go meanwhile may be missed or come twice. */
 int mg_dict_next(mg_dict *d, uint32_t *at, mg_slice *key);
 int mg_dict_flush(mg_dict *d);
+/* Counts the exchange under a key until it ends, if fewer than `most` are; *total: how many there are now. MG_FULL;
+ * MG_MALFORMED if the key holds something else. */
+int mg_view_count(mg_view *x, mg_dict *d, const char *key, uint32_t len, double most, double *total);
 
 /* ---- Connections, before their first request. ---- */
 

@@ -20,7 +20,7 @@ enum {
 
 /* What lies in shared memory is read by another binary after an upgrade. Whoever changes a struct there, or what it
  * means, counts this up: then the memory begins anew. */
-enum { MG_SHARED_LAYOUT = 2 };
+enum { MG_SHARED_LAYOUT = 3 };
 
 /* The master, before it forks: reserves `size` bytes of address space; pages come with use. False with errno. */
 bool mg_shared_start(size_t size);
@@ -33,6 +33,9 @@ int mg_shared_descriptor(void);
  * its own. -1: none is left. */
 int mg_shared_slot_take(pid_t master);
 void mg_shared_slot_give(unsigned slot);
+/* How often a slot was given out; with it, whether the worker that had it then is still there. */
+uint32_t mg_shared_slot_turn(unsigned slot);
+bool mg_shared_slot_lives(unsigned slot, uint32_t turn);
 /* One that this master has given out; -1: none. */
 int mg_shared_slot_of(pid_t master);
 /* One more than the highest slot that was ever taken, at least 1. */

@@ -9,8 +9,8 @@ from moongate import wait_until
 OPEN = """
     local d = gate.shared("d", "256K")
     gate.route { "/*", handler = function(req)
-        local f = assert(loadstring("local d, gate = ... " .. assert(req:text())))
-        local out = { f(d, gate) }
+        local f = assert(loadstring("local d, gate, req = ... " .. assert(req:text())))
+        local out = { f(d, gate, req) }
         for i = 1, 4 do if out[i] == nil then out[i] = gate.json.null end end
         return 200, out, { ["x-worker"] = "" }
     end }
@@ -58,6 +58,22 @@ def test_incr_counts_from_what_is_there_or_from_the_initial_value(shared):
     assert shared('return d:incr("n")')[:2] == [None, "absent"]
     assert shared('return d:incr("n", 2, 10), d:incr("n", -0.5), d:get("n")')[:3] == [12, 11.5, 11.5]
     assert shared('d:set("t", "text"); return d:incr("t")')[:2] == [None, "not a number"]
+
+
+def test_swap_writes_only_where_the_expected_value_stands(shared):
+    assert shared('return d:swap("k", nil, "a"), d:swap("k", nil, "b"), d:get("k")')[:3] == [True, None, "a"]
+    assert shared('return d:swap("k", "b", 1), d:swap("k", "a", 1), d:get("k")')[:3] == [None, True, 1]
+    assert shared('return d:swap("k", "1", 2), d:swap("k", 1, false), d:get("k")')[:3] == [None, True, False]
+    assert shared('return d:swap("k", 0, 1), d:swap("k", false, nil), d:get("k")')[:3] == [None, True, None]
+    assert shared('local ok, why = d:swap("k", 1, 2) return ok, why')[:2] == [None, "changed"]
+    assert 0 < shared('d:swap("k", nil, 1, 9) return d:ttl("k")')[0] <= 9
+
+
+def test_a_request_is_counted_until_it_ends(shared):
+    assert shared('return d:get("busy")')[0] is None
+    assert shared('return d:count(req, "busy", 2), d:count(req, "busy", 2), d:count(req, "busy", 2)')[:3] == [1, 2, None]
+    assert shared('return d:get("busy")')[0] is None
+    assert shared('d:set("n", 1) return d:count(req, "n", 2)')[:2] == [None, "the key holds something else"]
 
 
 def test_delete_says_whether_the_key_was_there_and_nil_deletes(shared):
@@ -125,3 +141,26 @@ def test_what_one_worker_writes_the_other_reads_and_no_increment_is_lost(moongat
 
     assert replies == [b"2"] * 48
     assert {gate.get("/sum").body for _ in range(8)} == {b"48000"}
+
+
+def test_no_swap_of_two_workers_is_lost(moongate):
+    gate = moongate("""
+        local d = gate.shared("d", "256K")
+        gate.use { init = function() d:incr("workers", 1, 0) end }
+        gate.route { "/add", handler = function(req)
+            for i = 1, 1000 do
+                repeat local n = d:get("n") until d:swap("n", n, (n or 0) + 1)
+            end
+            return 200, tostring(d:get("workers"))
+        end }
+        gate.route { "/sum", handler = function() return 200, tostring(d:get("n")) end }
+    """, workers=2)
+    clients = [gate.raw() for _ in range(16)]
+    threads = [threading.Thread(target=client.get, args=("/add",)) for client in clients]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert gate.get("/sum").body == b"16000"

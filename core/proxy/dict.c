@@ -5,6 +5,8 @@
  * whoever takes the lock over from a dead worker knows whether what it finds
  * is whole; if not, it empties it.
  */
+#include "dict.h"
+
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -16,13 +18,11 @@
 
 #include "log.h"
 #include "shared.h"
+#include "shared_heap.h"
+#include "text.h"
 
 enum {
     NAME_MOST = 255,
-    UNIT = 16,       /* bytes; sizes and offsets in the heap count these */
-    LEAST_UNITS = 4, /* smaller pieces are not split off */
-    BINS = 128,
-    BIN_LOOKS = 16,     /* chunks of one bin that are tried for a fit */
     EXPIRED_LOOKS = 32, /* entries looked at for expired ones before others are evicted */
     DICT_LEAST = 4096,
     BYTES_A_BUCKET = 128,
@@ -31,17 +31,8 @@ enum {
 };
 static const double DICT_MOST = 16.0 * 1024 * 1024 * 1024;
 
-/* ---- The heap: chunks with boundary tags, free ones in bins by size. ---- */
-
-/* At the front of each piece of the heap. A free one has its bin's links, a used one is an entry. */
-struct chunk {
-    uint32_t size : 31, used : 1; /* units, this head included */
-    uint32_t before;              /* size of the piece that lies before it; 0 for the first */
-    uint32_t next, previous;      /* free: in its bin */
-};
-
 struct entry {
-    uint32_t size : 31, used : 1; /* as in struct chunk */
+    uint32_t size : 31, used : 1; /* as in struct mg_piece */
     uint32_t before;
     uint32_t next;         /* in its bucket */
     uint32_t newer, older; /* by last use */
@@ -58,17 +49,15 @@ struct store {
     bool dirty; /* somebody is changing it */
     uint32_t newest, oldest;
     uint64_t seed[2];
-    uint64_t full_bins[BINS / 64]; /* bins that are not empty */
-    uint32_t bins[BINS];
+    struct mg_piece_bins bins;
     uint32_t buckets[]; /* then the heap; offset 1 is its first unit */
 };
 
 struct mg_dict {
     struct mg_dict *next;
     struct store *store;
-    char *heap;            /* where offset 0 would be */
+    struct mg_shared_heap heap;
     uint32_t bucket_count; /* a power of two */
-    uint32_t units;        /* of the heap */
     char *copy;            /* the last value or key handed out */
     size_t copy_room;
     uint32_t name_len;
@@ -77,130 +66,9 @@ struct mg_dict {
 
 static struct mg_dict *dicts;
 
-static struct chunk *chunk_at(const struct mg_dict *d, uint32_t offset)
-{
-    return (struct chunk *)(d->heap + (size_t)offset * UNIT);
-}
-
 static struct entry *entry_at(const struct mg_dict *d, uint32_t offset)
 {
-    return (struct entry *)chunk_at(d, offset);
-}
-
-static uint32_t offset_of(const struct mg_dict *d, const void *p)
-{
-    return (uint32_t)((size_t)((const char *)p - d->heap) / UNIT);
-}
-
-/* Four bins for each doubling. */
-static unsigned bin_of(uint32_t units)
-{
-    unsigned log = 31 - (unsigned)__builtin_clz(units);
-
-    return log < 2 ? units : log * 4 + (units >> (log - 2) & 3);
-}
-
-static void bin_add(struct mg_dict *d, struct chunk *c)
-{
-    struct store *s = d->store;
-    unsigned bin = bin_of(c->size);
-
-    c->used = 0;
-    c->previous = 0;
-    c->next = s->bins[bin];
-    if (c->next)
-        chunk_at(d, c->next)->previous = offset_of(d, c);
-    s->bins[bin] = offset_of(d, c);
-    s->full_bins[bin / 64] |= (uint64_t)1 << bin % 64;
-}
-
-static void bin_remove(struct mg_dict *d, struct chunk *c)
-{
-    struct store *s = d->store;
-    unsigned bin = bin_of(c->size);
-
-    if (c->next)
-        chunk_at(d, c->next)->previous = c->previous;
-    if (c->previous)
-        chunk_at(d, c->previous)->next = c->next;
-    else
-        s->bins[bin] = c->next;
-    if (!s->bins[bin])
-        s->full_bins[bin / 64] &= ~((uint64_t)1 << bin % 64);
-}
-
-/* The piece that lies after c; NULL at the heap's end. */
-static struct chunk *chunk_after(const struct mg_dict *d, const struct chunk *c)
-{
-    uint32_t at = offset_of(d, c) + c->size;
-
-    return at <= d->units ? chunk_at(d, at) : NULL;
-}
-
-static void set_size(struct mg_dict *d, struct chunk *c, uint32_t size)
-{
-    c->size = size & 0x7fffffff;
-    struct chunk *after = chunk_after(d, c);
-    if (after)
-        after->before = size;
-}
-
-static struct chunk *find_chunk(struct mg_dict *d, uint32_t units)
-{
-    struct store *s = d->store;
-    unsigned bin = bin_of(units), looks = BIN_LOOKS;
-
-    for (uint32_t at = s->bins[bin]; at && looks--; at = chunk_at(d, at)->next)
-        if (chunk_at(d, at)->size >= units)
-            return chunk_at(d, at);
-    /* Whatever lies in a higher bin is large enough. */
-    for (unsigned word = ++bin / 64; word < BINS / 64; word++) {
-        uint64_t bits = s->full_bins[word];
-        if (word == bin / 64)
-            bits &= ~(uint64_t)0 << bin % 64;
-        if (bits)
-            return chunk_at(d, s->bins[word * 64 + (unsigned)__builtin_ctzll(bits)]);
-    }
-    return NULL;
-}
-
-/* NULL when no piece is large enough. */
-static struct entry *heap_take(struct mg_dict *d, uint32_t units)
-{
-    struct chunk *c = find_chunk(d, units);
-
-    if (!c)
-        return NULL;
-    bin_remove(d, c);
-    uint32_t rest = c->size - units;
-    if (rest >= LEAST_UNITS) {
-        set_size(d, c, units);
-        struct chunk *other = chunk_after(d, c);
-        other->before = units;
-        set_size(d, other, rest);
-        bin_add(d, other);
-    }
-    c->used = 1;
-    return (struct entry *)c;
-}
-
-static void heap_give(struct mg_dict *d, struct chunk *c)
-{
-    struct chunk *after = chunk_after(d, c);
-
-    if (after && !after->used) {
-        bin_remove(d, after);
-        set_size(d, c, c->size + after->size);
-    }
-    if (c->before) {
-        struct chunk *before = chunk_at(d, offset_of(d, c) - c->before);
-        if (!before->used) {
-            bin_remove(d, before);
-            set_size(d, before, before->size + c->size);
-            c = before;
-        }
-    }
-    bin_add(d, c);
+    return mg_piece_at(&d->heap, offset);
 }
 
 /* ---- Lock and life. ---- */
@@ -210,11 +78,8 @@ static void make_empty(struct mg_dict *d)
     struct store *s = d->store;
 
     memset(s->buckets, 0, d->bucket_count * sizeof(*s->buckets));
-    memset(s->bins, 0, sizeof(s->bins));
-    memset(s->full_bins, 0, sizeof(s->full_bins));
     s->newest = s->oldest = 0;
-    *chunk_at(d, 1) = (struct chunk){ .size = d->units & 0x7fffffff };
-    bin_add(d, chunk_at(d, 1));
+    mg_shared_heap_empty(&d->heap);
 }
 
 static void lock_dict(struct mg_dict *d)
@@ -254,11 +119,14 @@ static void look_at(struct mg_dict *d, struct store *s, size_t size)
 
     while (count < DICT_BUCKETS_MOST && (uint64_t)count * BYTES_A_BUCKET < size)
         count *= 2;
-    size_t heap = (sizeof(*s) + count * sizeof(*s->buckets) + UNIT - 1) & ~(size_t)(UNIT - 1);
+    size_t head = (sizeof(*s) + count * sizeof(*s->buckets) + MG_PIECE_UNIT - 1) & ~(size_t)(MG_PIECE_UNIT - 1);
     d->store = s;
-    d->heap = (char *)s + heap - UNIT;
     d->bucket_count = count;
-    d->units = (uint32_t)((size - heap) / UNIT);
+    d->heap = (struct mg_shared_heap){
+        .bins = &s->bins,
+        .zero = (char *)s + head - MG_PIECE_UNIT,
+        .units = (uint32_t)((size - head) / MG_PIECE_UNIT),
+    };
 }
 
 static bool make_store(void *place, size_t size)
@@ -369,7 +237,7 @@ static void lru_remove(struct mg_dict *d, struct entry *e)
 static void lru_add(struct mg_dict *d, struct entry *e)
 {
     struct store *s = d->store;
-    uint32_t at = offset_of(d, e);
+    uint32_t at = mg_piece_offset(&d->heap, e);
 
     e->newer = 0;
     e->older = s->newest;
@@ -379,13 +247,13 @@ static void lru_add(struct mg_dict *d, struct entry *e)
 
 static void drop_entry(struct mg_dict *d, struct entry *e)
 {
-    uint32_t at = offset_of(d, e), *link = bucket_of(d, e->hash);
+    uint32_t at = mg_piece_offset(&d->heap, e), *link = bucket_of(d, e->hash);
 
     while (*link != at)
         link = &entry_at(d, *link)->next;
     *link = e->next;
     lru_remove(d, e);
-    heap_give(d, (struct chunk *)e);
+    mg_piece_give(&d->heap, e);
 }
 
 static bool is_expired(const struct entry *e, double now)
@@ -433,12 +301,12 @@ static void drop_some_expired(struct mg_dict *d, double now)
 /* Room for an entry, at the cost of others; NULL only if it is larger than the heap. */
 static struct entry *make_room(struct mg_dict *d, uint32_t units, double now)
 {
-    struct entry *e = heap_take(d, units);
+    struct entry *e = mg_piece_take(&d->heap, units);
 
     if (e)
         return e;
     drop_some_expired(d, now);
-    while (!(e = heap_take(d, units)) && d->store->oldest)
+    while (!(e = mg_piece_take(&d->heap, units)) && d->store->oldest)
         drop_entry(d, entry_at(d, d->store->oldest));
     return e;
 }
@@ -447,9 +315,9 @@ static struct entry *make_room(struct mg_dict *d, uint32_t units, double now)
 static uint32_t units_of(const struct mg_dict *d, uint32_t key_len, uint32_t text_len)
 {
     uint64_t bytes = sizeof(struct entry) + (uint64_t)key_len + text_len;
-    uint64_t units = (bytes + UNIT - 1) / UNIT;
+    uint64_t units = (bytes + MG_PIECE_UNIT - 1) / MG_PIECE_UNIT;
 
-    return units <= d->units ? (uint32_t)units : 0;
+    return units <= d->heap.units ? (uint32_t)units : 0;
 }
 
 static struct entry *add_entry(struct mg_dict *d, const char *key, uint32_t len, uint32_t hash, uint32_t units,
@@ -465,7 +333,7 @@ static struct entry *add_entry(struct mg_dict *d, const char *key, uint32_t len,
     e->text_len = 0;
     memcpy(e->bytes, key, len);
     e->next = *bucket;
-    *bucket = offset_of(d, e);
+    *bucket = mg_piece_offset(&d->heap, e);
     lru_add(d, e);
     return e;
 }
@@ -497,57 +365,117 @@ static bool copy_out(struct mg_dict *d, const char *bytes, uint32_t len, mg_slic
 
 /* ---- The seam's side. ---- */
 
+static void look_into(const struct entry *e, mg_value *out)
+{
+    *out = (mg_value){ .type = MG_VALUE_NIL };
+    if (!e)
+        return;
+    out->type = e->type;
+    out->number = e->number;
+    if (e->type == MG_VALUE_TEXT)
+        out->text = (mg_slice){ e->bytes + e->key_len, e->text_len };
+}
+
 int mg_dict_get(mg_dict *d, const char *key, uint32_t len, mg_value *out)
 {
     struct entry *e = locked_find(d, key, len, monotonic());
-    int status = MG_ABSENT;
+    int status = e ? MG_OK : MG_ABSENT;
 
-    *out = (mg_value){ .type = MG_VALUE_NIL };
+    look_into(e, out);
     if (e) {
         lru_remove(d, e);
         lru_add(d, e);
-        out->type = e->type;
-        out->number = e->number;
-        status = e->type != MG_VALUE_TEXT || copy_out(d, e->bytes + e->key_len, e->text_len, &out->text) ? MG_OK
-                                                                                                         : MG_NO_MEMORY;
     }
+    if (out->type == MG_VALUE_TEXT && !copy_out(d, out->text.ptr, out->text.len, &out->text))
+        status = MG_NO_MEMORY;
     unlock_dict(d);
     return status;
 }
 
-int mg_dict_set(mg_dict *d, int how, const char *key, uint32_t len, const mg_value *value, double ttl)
+/* Puts a value in the place of e's, or, with NULL for e, of nothing; NIL takes the entry away. With the lock held. */
+static enum mg_status put(struct mg_dict *d, mg_slice key, uint32_t hash, struct entry *e, const mg_value *value,
+                          double ttl, double now)
 {
-    uint32_t text_len = value->type == MG_VALUE_TEXT ? value->text.len : 0;
-    uint32_t units = units_of(d, len, text_len), hash = hash_of(d->store, key, len);
-    double now = monotonic();
-    int status = MG_OK;
+    bool nil = value->type == MG_VALUE_NIL;
+    uint32_t units = units_of(d, key.len, value->type == MG_VALUE_TEXT ? value->text.len : 0);
 
     if (!units)
         return MG_FULL;
+    /* In place if it fits without waste. */
+    bool fits = e && e->size >= units && e->size - units < MG_PIECE_LEAST && !nil;
+    if (fits) {
+        lru_remove(d, e);
+        lru_add(d, e);
+    } else {
+        if (e)
+            drop_entry(d, e);
+        e = nil ? NULL : add_entry(d, key.ptr, key.len, hash, units, now);
+    }
+    if (e)
+        fill(e, value, ttl > 0 ? now + ttl : 0);
+    return e || nil ? MG_OK : MG_FULL;
+}
+
+int mg_dict_set(mg_dict *d, int how, const char *key, uint32_t len, const mg_value *value, double ttl)
+{
+    uint32_t hash = hash_of(d->store, key, len);
+    double now = monotonic();
+    int status;
+
     lock_dict(d);
     struct entry *e = find_entry(d, key, len, hash, now);
     if (e && how == MG_DICT_ADD)
         status = MG_BUSY;
     else if (!e && how == MG_DICT_REPLACE)
         status = MG_ABSENT;
-    if (status == MG_OK) {
-        /* In place if it fits without waste. */
-        bool fits = e && e->size >= units && e->size - units < LEAST_UNITS && value->type != MG_VALUE_NIL;
-        if (fits) {
-            lru_remove(d, e);
-            lru_add(d, e);
-        } else {
-            if (e)
-                drop_entry(d, e);
-            e = value->type != MG_VALUE_NIL ? add_entry(d, key, len, hash, units, now) : NULL;
-        }
-        if (e)
-            fill(e, value, ttl > 0 ? now + ttl : 0);
-        else if (value->type != MG_VALUE_NIL)
-            status = MG_FULL;
-    }
+    else
+        status = put(d, (mg_slice){ key, len }, hash, e, value, ttl, now);
     unlock_dict(d);
     return status;
+}
+
+enum mg_status mg_dict_change(mg_dict *d, mg_slice key, double ttl, bool (*change)(void *owner, mg_value *value),
+                              void *owner)
+{
+    uint32_t hash = hash_of(d->store, key.ptr, key.len);
+    double now = monotonic();
+    enum mg_status status = MG_OK;
+    mg_value value;
+
+    lock_dict(d);
+    struct entry *e = find_entry(d, key.ptr, key.len, hash, now);
+    look_into(e, &value);
+    if (change(owner, &value))
+        status = put(d, key, hash, e, &value, ttl, now);
+    unlock_dict(d);
+    return status;
+}
+
+struct swap {
+    const mg_value *expected, *value;
+    bool swapped;
+};
+
+static bool swap_value(void *owner, mg_value *value)
+{
+    struct swap *s = owner;
+    const mg_value *e = s->expected;
+
+    if (value->type != e->type)
+        return false;
+    if (e->type == MG_VALUE_TEXT ? !mg_text_equal(value->text, e->text)
+                                 : e->type != MG_VALUE_NIL && value->number != e->number)
+        return false;
+    *value = *s->value;
+    return s->swapped = true;
+}
+
+int mg_dict_swap(mg_dict *d, const char *key, uint32_t len, const mg_value *expected, const mg_value *value, double ttl)
+{
+    struct swap s = { expected, value, false };
+    enum mg_status status = mg_dict_change(d, (mg_slice){ key, len }, ttl, swap_value, &s);
+
+    return status == MG_OK && !s.swapped ? MG_BUSY : status;
 }
 
 int mg_dict_incr(mg_dict *d, const char *key, uint32_t len, double by, double initial, double ttl, double *out)

@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "permit.h"
 #include "tls.h"
 
 enum { EXCHANGE_MAGIC = 0x6d677863 };
@@ -125,6 +126,8 @@ static void finish(struct mg_exchange *x)
     mg_task_end(&x->task);
     if (x->scripted)
         policy->finish(policy, &x->view);
+    if (x->permits)
+        mg_permits_give(&x->permits);
     mg_flow_drop(&x->in);
     mg_flow_drop(&x->out);
     mg_slot_give(&x->generation->exchange_slots, x->view.slot);

@@ -252,18 +252,17 @@ static enum mg_next refuse_method(struct mg_exchange *x, const char *allow, size
     return mg_engine_fail(x, 405, "the route does not take this method");
 }
 
-/* Is the body known to be longer than it may be? */
-static bool is_too_long(struct mg_exchange *x)
+bool mg_exchange_bound_body(struct mg_exchange *x, uint64_t most)
 {
-    uint64_t length, most = x->limits->max_body_size;
+    uint64_t length;
 
     x->in.most = most;
     if (!most)
-        return false;
-    if (x->in.arrived > most)
         return true;
-    return mg_message_has(&x->request, MG_FIELD_CONTENT_LENGTH) &&
-           mg_text_number(mg_message_known(&x->request, MG_FIELD_CONTENT_LENGTH)->value, &length) && length > most;
+    if (x->in.arrived > most)
+        return false;
+    return !mg_message_has(&x->request, MG_FIELD_CONTENT_LENGTH) ||
+           !mg_text_number(mg_message_known(&x->request, MG_FIELD_CONTENT_LENGTH)->value, &length) || length <= most;
 }
 
 /* RFC 9110 7.6.2: OPTIONS and TRACE count down; at 0 we are who answers. */
@@ -301,7 +300,7 @@ static enum mg_next step_route(struct mg_exchange *x)
     take_route(x, &match);
     if (is_last_hop(x))
         return mg_go(x, MG_STEP_RESPONSE);
-    if (is_too_long(x))
+    if (!mg_exchange_bound_body(x, x->limits->max_body_size))
         return mg_engine_fail(x, 413, "the body is longer than max_body_size");
     x->in.filtered = mg_wants(x, MG_PHASE_REQUEST_BODY);
     if (x->in.filtered)

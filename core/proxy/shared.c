@@ -43,6 +43,7 @@ struct region {
     uint64_t buckets[PLACE_BUCKETS];
     uint32_t slots;               /* one more than the highest that was taken */
     int32_t owners[MG_SLOTS_MAX]; /* the masters that have given the slots out; 0: free */
+    uint32_t turns[MG_SLOTS_MAX]; /* how often each was given out */
 };
 
 static struct region *region;
@@ -153,6 +154,7 @@ int mg_shared_slot_take(pid_t master)
         if (!__atomic_compare_exchange_n(&region->owners[slot], &none, (int32_t)master, false, __ATOMIC_ACQ_REL,
                                          __ATOMIC_RELAXED))
             continue;
+        __atomic_fetch_add(&region->turns[slot], 1, __ATOMIC_RELAXED);
         uint32_t now = mg_shared_slots();
         while (now < slot + 1 &&
                !__atomic_compare_exchange_n(&region->slots, &now, slot + 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
@@ -166,6 +168,17 @@ void mg_shared_slot_give(unsigned slot)
 {
     if (region)
         __atomic_store_n(&region->owners[slot], 0, __ATOMIC_RELEASE);
+}
+
+uint32_t mg_shared_slot_turn(unsigned slot)
+{
+    return region ? __atomic_load_n(&region->turns[slot], __ATOMIC_RELAXED) : 0;
+}
+
+bool mg_shared_slot_lives(unsigned slot, uint32_t turn)
+{
+    return region && slot < MG_SLOTS_MAX && __atomic_load_n(&region->owners[slot], __ATOMIC_ACQUIRE) &&
+           mg_shared_slot_turn(slot) == turn;
 }
 
 int mg_shared_slot_of(pid_t master)

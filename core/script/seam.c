@@ -11,6 +11,7 @@
 #include "engine.h"
 #include "forward.h"
 #include "log.h"
+#include "permit.h"
 #include "script.h"
 #include "tls.h"
 #include "uri.h"
@@ -132,6 +133,24 @@ int mg_view_set_upstream(mg_view *v, mg_upstream *u)
         return MG_TOO_LATE;
     v->upstream = u;
     return MG_OK;
+}
+
+int mg_view_bound_body(mg_view *v, double most)
+{
+    struct mg_exchange *x = MG_EXCHANGE_OF(v);
+
+    if (v->step < MG_STEP_ACCESS)
+        return MG_ABSENT;
+    if (x->in.most && !(most >= 1 && most < (double)x->in.most))
+        return MG_OK;
+    return mg_exchange_bound_body(x, (uint64_t)most) ? MG_OK : MG_FULL;
+}
+
+int mg_view_count(mg_view *v, mg_dict *d, const char *key, uint32_t len, double most, double *total)
+{
+    struct mg_exchange *x = MG_EXCHANGE_OF(v);
+
+    return mg_permit_take(&x->permits, x->arena, d, (mg_slice){ key, len }, most, total);
 }
 
 int mg_view_want(mg_view *v, int phase)

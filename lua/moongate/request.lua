@@ -206,6 +206,16 @@ function methods:chunks()
   return body.chunks(self[1] and self[2] or over(), C.MG_SIDE_REQUEST)
 end
 
+--- How long the body of this request may be, if that is less than max_body_size says. From the access phase on.
+---@param most number bytes
+---@return boolean? ok, string? reason, integer? status that tells it to the client
+function methods:limit_body(most)
+  local code = C.mg_view_bound_body(self[1] or over(), most)
+  if code == 0 then return true end
+  if code == C.MG_ABSENT then error("req:limit_body: the request has no route yet", 2) end
+  return nil, ("the body is longer than %d bytes"):format(most), 413
+end
+
 --- Forwards the request and waits for the response's head. In handlers and handle hooks only.
 ---@param upstream? moongate.Upstream|string in place of req.upstream
 ---@return moongate.Response

@@ -7,7 +7,7 @@ local text = ffi.string
 
 local NIL, BOOLEAN, NUMBER = C.MG_VALUE_NIL, C.MG_VALUE_BOOLEAN, C.MG_VALUE_NUMBER
 local TEXT = C.MG_VALUE_TEXT
-local value, slice = ffi.new "mg_value", ffi.new "mg_slice"
+local value, expected, slice = ffi.new "mg_value", ffi.new "mg_value", ffi.new "mg_slice"
 local number, cursor = ffi.new "double[1]", ffi.new "uint32_t[1]"
 local out = ffi.new "mg_dict *[1]"
 
@@ -34,18 +34,22 @@ function dict:get(key)
   return value.text.len > 0 and text(value.text.ptr, value.text.len) or ""
 end
 
-local function write(self, how, key, given, ttl)
-  key = check_key(key)
+local function fill(v, given)
   local kind = type(given)
   if kind == "string" then
-    value.type, value.text.ptr, value.text.len = TEXT, given, #given
+    v.type, v.text.ptr, v.text.len = TEXT, given, #given
   elseif kind == "number" then
-    value.type, value.number = NUMBER, given
+    v.type, v.number = NUMBER, given
   elseif kind == "boolean" then
-    value.type, value.number = BOOLEAN, given and 1 or 0
+    v.type, v.number = BOOLEAN, given and 1 or 0
   else
-    error("a shared value must be a string, a number or a boolean, got a " .. kind, 3)
+    error("a shared value must be a string, a number or a boolean, got a " .. kind, 4)
   end
+end
+
+local function write(self, how, key, given, ttl)
+  key = check_key(key)
+  fill(value, given)
   local code = C.mg_dict_set(self[1], how, key, #key, value, ttl or 0)
   if code == 0 then return true end
   if code == C.MG_BUSY then return nil, "exists" end
@@ -92,6 +96,35 @@ function dict:incr(key, by, initial, ttl)
   if code == 0 then return number[0] end
   if code == C.MG_MALFORMED then return nil, "not a number" end
   return nil, reason_of(code)
+end
+
+--- Writes a value if `old` stands there, in one step for all workers; nil as either is none. Else nil and "changed".
+---@param key string
+---@param old string|number|boolean|nil
+---@param new string|number|boolean|nil
+---@param ttl? number
+---@return boolean? ok, string? reason
+function dict:swap(key, old, new, ttl)
+  key = check_key(key)
+  if old == nil then expected.type = NIL else fill(expected, old) end
+  if new == nil then value.type = NIL else fill(value, new) end
+  local code = C.mg_dict_swap(self[1], key, #key, expected, value, ttl or 0)
+  if code == 0 then return true end
+  return nil, code == C.MG_BUSY and "changed" or reason_of(code)
+end
+
+--- Counts a request under this key until it ends, if fewer than `most` are; exact over all workers, also when one dies.
+---@param req moongate.Request
+---@param key string that holds nothing else
+---@param most number
+---@return number? count how many there are now, this one among them; string? reason "full"
+function dict:count(req, key, most)
+  key = check_key(key)
+  local view = req[1] or error("this request is over", 2)
+  local code = C.mg_view_count(view, self[1], key, #key, most, number)
+  if code == 0 then return number[0] end
+  if code == C.MG_MALFORMED then return nil, "the key holds something else" end
+  return nil, code == C.MG_FULL and "full" or reason_of(code)
 end
 
 --- Whether it was there.
