@@ -4,14 +4,13 @@ Each phase stands once in PHASES, with what a request must meet so that the phas
 all of them. Where a deed makes no sense in a phase, the table says what happens instead.
 """
 import re
-import socket
-import subprocess
 
 import pytest
 
 from client import chunked, request
 from moongate import ROOT, free_port, run, wait_until
 from phases import HOOK_LINE, PHASES, peers_of, script
+from redis_server import RedisServer
 from wire import Cut
 
 EACH = pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
@@ -19,25 +18,15 @@ EACH = pytest.mark.parametrize("phase", PHASES.values(), ids=PHASES.keys())
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory):
-    """A redis-server of the tests' own; its port."""
-    directory, port = tmp_path_factory.mktemp("redis"), free_port()
-    process = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir",
-                                str(directory)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for line in process.stdout:
-        if "Ready to accept" in line:
-            break
-    yield port
-    process.terminate()
-    process.communicate(timeout=10)
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture
 def redis(redis_server, moongate):
     """Its address. At the test's end it hangs up, as the workers' own connections to it would stay open."""
-    yield f"127.0.0.1:{redis_server}"
-    with socket.create_connection(("127.0.0.1", redis_server), 5) as sock:
-        sock.sendall(b"CLIENT KILL TYPE normal\r\n")
-        assert sock.recv(100).startswith(b":")
+    yield str(redis_server)
+    redis_server.hang_up()
 
 
 @pytest.fixture

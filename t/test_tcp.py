@@ -4,13 +4,13 @@ import hashlib
 import os
 import socket
 import ssl
-import subprocess
 import threading
 
 import pytest
 
 import proxies
 from moongate import free_port, run, wait_until
+from redis_server import RedisServer
 from test_client_hello import hello_of, in_records
 
 
@@ -241,21 +241,13 @@ def test_unix_sockets_are_served_and_dialled(route, origin, tmp_path):
 
 
 def test_redis_is_served_through_a_route(route, tmp_path):
-    port = free_port()
-    server = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir",
-                               str(tmp_path)], stdout=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: proxies.is_open(port))
-        gate = route(f"127.0.0.1:{port}")
-        client = gate.raw()
+    with RedisServer(tmp_path) as server:
+        client = route(str(server)).raw()
         client.send("SET a 1\r\nINCR a\r\nGET a\r\n" + "PING\r\n" * 1000)
         assert client.exactly(5 + 4 + 7) == b"+OK\r\n:2\r\n$1\r\n2\r\n"
         assert client.exactly(7000) == b"+PONG\r\n" * 1000
         client.send("QUIT\r\n")
         assert client.ended() == b"+OK\r\n"
-    finally:
-        server.terminate()
-        server.wait(10)
 
 
 def test_many_connections_come_and_go_and_leave_nothing(route, origin):

@@ -2,13 +2,13 @@
 import json
 import os
 import socket
-import subprocess
 import threading
 
 import pytest
 
 from certificates import Authority
 from moongate import ROOT, free_port, run
+from redis_server import RedisServer
 
 
 def upstream(server, tls, more=""):
@@ -264,12 +264,8 @@ def test_sockets_speak_tls(moongate, origin, authority, site):
 
 def test_redis_is_asked_over_tls(moongate, authority, site, tmp_path):
     port = free_port()
-    process = subprocess.Popen(
-        ["redis-server", "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path,
-         "--tls-cert-file", site.cert, "--tls-key-file", site.key, "--tls-ca-cert-file", authority.cert,
-         "--tls-auth-clients", "no"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert any("Ready to accept" in line for line in process.stdout)
+    with RedisServer(tmp_path, "--tls-port", str(port), "--tls-cert-file", site.cert, "--tls-key-file", site.key,
+                     "--tls-ca-cert-file", authority.cert, "--tls-auth-clients", "no"):
         gate = moongate(f"""package.path = "{ROOT}/scripts/?.lua;" .. package.path
             local db = require "store.redis" "127.0.0.1:{port}" {{ tls = {{ ca = "{authority.cert}" }} }}
             gate.route {{ "/*", handler = function(req)
@@ -278,9 +274,6 @@ def test_redis_is_asked_over_tls(moongate, authority, site, tmp_path):
             end }}""")
 
         assert gate.get("/").body == b"secret"
-    finally:
-        process.terminate()
-        process.communicate(timeout=10)
 
 
 # ---- What a script can get wrong.
