@@ -165,34 +165,6 @@ def test_headers_set_writes_strings_lists_and_functions_and_takes_off(policy, or
     assert "server" not in answer.fields
 
 
-# ---- limit
-
-def test_limit_rate_lets_a_burst_pass_and_then_says_when(policy):
-    gate = policy('require "limit.rate" { rate = 0.5, burst = 3 }')
-
-    answers = [gate.get("/") for _ in range(5)]
-
-    assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
-    assert int(answers[3]["Retry-After"]) in (1, 2)
-
-
-def test_limit_rate_fills_up_again_and_counts_each_client_alone(policy):
-    gate = policy("""require "limit.rate" { rate = 20, burst = 1, by = function(req) return req.headers["x-client"] end }""")
-
-    assert gate.get("/", "X-Client: a").status == 200
-    assert gate.get("/", "X-Client: b").status == 200
-    assert gate.get("/").status == gate.get("/").status == 200
-    wait_until(lambda: gate.get("/", "X-Client: a").status == 200)
-
-
-def test_limit_rate_counts_over_all_workers(policy):
-    gate = policy('require "limit.rate" { rate = 0.01, burst = 10 }', workers=2)
-
-    statuses = [gate.get("/").status for _ in range(30)]
-
-    assert statuses.count(200) == 10
-
-
 # ---- body, rewrite, answer
 
 def test_body_replace_sees_words_across_the_borders_of_pieces(policy, origin):

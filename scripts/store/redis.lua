@@ -137,7 +137,7 @@ end
 local function break_line(line, reason)
   if line.broken then return end
   line.broken = reason
-  if line.client.line == line then line.client.line = nil end
+  if line.client.line == line then line.client.line = false end
   local failure = setmetatable({ reason = reason }, failure_meta)
   while line.first <= line.last do answer(line, failure) end
   if line.socket then C.mg_socket_close(line.socket) end
@@ -222,8 +222,8 @@ local function ended(f, ok, problem)
   line.owner:close()
 end
 
-local function expect_greeting(line, name, value)
-  line.waiting = (line.waiting or "") .. encode(name, 1, value)
+local function expect_greeting(line, name, ...)
+  line.waiting = (line.waiting or "") .. encode(name, select("#", ...), ...)
   line.last = line.last + 1
   line.fibers[line.last], line.serials[line.last] = { parked = 0 }, -1
 end
@@ -234,7 +234,11 @@ local function open_line(client)
   local line = {
     client = client, owner = own, fibers = {}, serials = {}, first = 1, last = 0, parts = {}, held = 0, need = 0,
   }
-  if client.password then expect_greeting(line, "AUTH", client.password) end
+  if client.user then
+    expect_greeting(line, "AUTH", client.user, client.password or "")
+  elseif client.password then
+    expect_greeting(line, "AUTH", client.password)
+  end
   if client.database then expect_greeting(line, "SELECT", client.database) end
   client.line = line
   fiber.later(own, serve, line, nil, ended)
@@ -296,13 +300,15 @@ local client_meta = {
 }
 
 local shape = {
-  timeout = { "seconds", above = 0, default = 1 }, password = { "string" }, database = { "count" }, tls = { "any" },
+  timeout = { "seconds", above = 0, default = 1 }, user = { "string" }, password = { "string" }, database = { "count" },
+  tls = { "any" },
 }
 
 local function fail(message) error("store.redis: " .. message, 0) end
 
 ---@class store.redis.Options
 ---@field timeout? number seconds, 1 if not given
+---@field user? string of an access list
 ---@field password? string
 ---@field database? integer
 ---@field tls? true|table
@@ -317,8 +323,8 @@ return function(address)
   return function(given)
     local options = gate.options("store.redis", given, shape)
     return setmetatable({
-      host = host, port = tonumber(port), line = false, timeout = options.timeout, password = options.password or false,
-      database = options.database or false,
+      host = host, port = tonumber(port), line = false, timeout = options.timeout, user = options.user or false,
+      password = options.password or false, database = options.database or false,
       secure = options.tls and tls.for_origins(options.tls, nil, fail) or false,
     }, client_meta)
   end
