@@ -11,7 +11,7 @@ CC := gcc
 endif
 
 # From the ground up: a file may call only those before it (t/test_arrows.py).
-SRC := base/text base/clock base/log base/arena base/block base/random \
+SRC := base/text base/agenda base/clock base/log base/arena base/block base/random \
        net/address net/resolve net/transport net/preface net/proxy_header net/hello \
        net/tls_certificate net/tls_tickets net/tls_settings net/tls_session net/tls \
        http/uri http/message http/head http/framing http/websocket http/websocket_key http/h1_write http/h1_read http/h1 \
@@ -25,11 +25,13 @@ SRC := base/text base/clock base/log base/arena base/block base/random \
        server/launch server/notify server/watch server/channel server/listeners server/generations server/report \
        server/worker server/control server/declared server/children server/probation server/status_report server/reload \
        server/upgrade \
-       server/master server/ask server/main
+       server/master server/ask \
+       sim/chance sim/ledger sim/backend sim/crowd sim/world sim/simulate server/main
 OBJ := $(SRC:%=$(BUILD)/core/%.o)
 LUA := $(shell find lua -name '*.lua')
 FUZZ := $(basename $(notdir $(wildcard t/fuzz/*.c)))
-EMBEDDED := $(LUA:%.lua=$(BUILD)/%.o) $(BUILD)/seam_text.o
+TEXTS := $(BUILD)/seam_text.o $(BUILD)/simulation_text.o
+EMBEDDED := $(LUA:%.lua=$(BUILD)/%.o) $(TEXTS)
 
 PACKAGES := luajit openssl libcares libnghttp2 zlib libbrotlienc libbrotlidec libzstd libxxhash jansson
 FLAGS_OF := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
@@ -62,7 +64,7 @@ all: $(BUILD)/moongate
 $(BUILD)/moongate: $(OBJ) $(EMBEDDED) Makefile
 	@echo "link $@"
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(OBJ) $(EMBEDDED) $(LDLIBS)
-$(BUILD)/libmoongate.a: $(filter-out %/main.o,$(OBJ)) $(BUILD)/seam_text.o
+$(BUILD)/libmoongate.a: $(filter-out %/main.o,$(OBJ)) $(TEXTS)
 	@rm -f $@
 	$(AR) rcs $@ $^
 $(BUILD)/core/%.o: core/%.c | $(BUILD)/found
@@ -75,12 +77,14 @@ $(BUILD)/core/%.o: core/%.c | $(BUILD)/found
 $(BUILD)/lua/%.o: lua/%.lua | $(BUILD)/found
 	@mkdir -p $(@D)
 	$(Q)cd lua && luajit -b -g -t o -n $(subst /,.,$(*:%/init=%)) $*.lua $(abspath $@)
-# seam.h as LuaJIT's ffi.cdef reads it: slice.h in front, no preprocessor lines.
+# Headers as LuaJIT's ffi.cdef reads them: slice.h in front of seam.h, no preprocessor lines.
 $(BUILD)/seam_text.c: include/slice.h include/seam.h
+$(BUILD)/simulation_text.c: include/simulation.h
+$(TEXTS:.o=.c): %.c:
 	@mkdir -p $(@D)
-	(echo 'extern const char mg_seam_text[];'; echo 'const char mg_seam_text[] ='; \
+	(echo 'extern const char mg_$(*F)[];'; echo 'const char mg_$(*F)[] ='; \
 	 sed -e '/^#/d' -e 's/\\/\\\\/g; s/"/\\"/g; s/.*/"&\\n"/' $^; echo ';') > $@
-$(BUILD)/seam_text.o: $(BUILD)/seam_text.c
+$(TEXTS): %.o: %.c
 	$(CC) -std=gnu11 -fPIE -c -o $@ $<
 
 # Where ready-made policies are once installed: known to load.c alone, which is compiled anew when PREFIX changes.

@@ -44,3 +44,11 @@ struct mg_alarm;
 struct mg_alarm *mg_alarm_new(double seconds, void (*fire)(void *owner), void *owner);
 /* Before it fired; an alarm that fired is gone by itself. */
 void mg_alarm_free(struct mg_alarm *a);
+
+/* Instead of mg_clock_start(): from now on no real time passes. It is `begin` until mg_clock_set() says otherwise, and
+ * Unix time `wall` then. */
+void mg_clock_simulate(double begin, double wall);
+/* When the next timeout or alarm is due; INFINITY: none is set. */
+double mg_clock_due(void);
+/* The time is `to`, which is not before what it was: what is due by then fires. To keep the order, step by step. */
+void mg_clock_set(double to);

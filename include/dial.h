@@ -25,6 +25,13 @@ enum mg_dial_how {
 struct mg_stream *mg_dial_begin(struct mg_dial *d, struct mg_origin *o, enum mg_dial_how how);
 void mg_dial_cancel(struct mg_dial *d);
 
+/* Who dials in a simulation, by the same contract: `begin` may set d->work, and then done() comes or `cancel`. */
+struct mg_dial_stand_in {
+    struct mg_stream *(*begin)(struct mg_dial *d, struct mg_origin *o);
+    void (*cancel)(struct mg_dial *d);
+};
+void mg_dial_stand_in(const struct mg_dial_stand_in *who);
+
 /* Fills in an origin for a name, an address, or "unix:/path" (port 0), with safe limits and without timeouts; host is
  * kept, not copied. */
 void mg_origin_open(struct mg_origin *o, mg_slice host, uint16_t port);

@@ -16,6 +16,8 @@ struct mg_step_entry {
 
 /* The way of a request, by enum mg_step: exchange.c's table. */
 void mg_engine_start(const struct mg_step_entry *steps);
+/* The ids of exchanges are the same from here on each time it is called so: for simulations. */
+void mg_engine_seed(uint64_t begin);
 const char *mg_engine_step_name(enum mg_step step);
 
 /* Run until it parks or ends. Never nests: from inside a step it asks for another turn. */

@@ -36,6 +36,8 @@ struct mg_tried {
 struct mg_upstream *mg_upstream_new(const mg_upstream_spec *spec, const char **problem);
 void mg_upstream_free(struct mg_upstream *u);
 const mg_upstream_spec *mg_upstream_spec_of(const struct mg_upstream *u);
+/* Another one of the two than was declared: for simulations. */
+void mg_upstream_set_balance(struct mg_upstream *u, enum mg_balance balance);
 
 /* NULL with *problem: not an address, weight not above 0, too many. The same address may stand twice. Peers that are
  * added while traffic flows count as declared. */

@@ -54,6 +54,9 @@ void *mg_shared_place(mg_slice name, size_t size);
  * MG_FULL, or MG_MALFORMED if it stands with another size. */
 enum mg_status MG_MUST_CHECK mg_shared_make(mg_slice name, size_t size, bool (*make)(void *place, size_t size),
                                             void **out);
+/* From now on names stand for other places than in any other space: a simulation has several machines in one process.
+ * Everybody else is in space 0. */
+void mg_shared_space(unsigned number);
 /* A lock that lies in shared memory and outlives its holder: pthread_mutex_lock() then says EOWNERDEAD. */
 bool mg_shared_lock_init(pthread_mutex_t *lock);
 /* The nth place whose name begins with prefix, for walking them; NULL past the end. */

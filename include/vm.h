@@ -29,6 +29,10 @@ void mg_vm_end(struct mg_generation *g);
 /* Frees some of it; true when most is gone. */
 bool mg_vm_shrink(struct mg_generation *g);
 void mg_vm_close(struct mg_generation *g);
+/* Calls the function that the library's `module` returns, with a word and a text. *out: the text that it returns, valid
+ * until the next call, or with MG_MALFORMED what it has thrown. MG_GONE: the VM can be closed only. */
+enum mg_status MG_MUST_CHECK mg_vm_call(struct mg_generation *g, const char *module, const char *word, mg_slice text,
+                                        mg_slice *out);
 /* What `moongate check` prints about g. */
 void mg_vm_check(struct mg_generation *g);
 /* Bytes that g's VM holds. */

@@ -15,7 +15,15 @@ def text_of(name):
 
 def told_by_help():
     text = moongate.run("--help").stdout
-    return set(re.findall(r"--[a-z][a-z-]*", text)), set(re.findall(r"^  moongate ([a-z][a-z-]*) ", text, re.M))
+    return options_in(text), set(re.findall(r"^  moongate ([a-z][a-z-]*) ", text, re.M))
+
+
+def options_in(text):
+    return set(re.findall(r"--[a-z][a-z-]*", text))
+
+
+def options_of_sim():
+    return options_in(moongate.run("sim", "--help").stdout)
 
 
 def completed(*words):
@@ -33,6 +41,7 @@ def test_the_man_page_is_well_formed():
 
 def test_the_man_page_tells_every_option_and_verb_and_no_other():
     options, verbs = told_by_help()
+    options |= options_of_sim()
     listed = "".join(re.findall(r"^\.It F.*$", text_of("moongate.1"), re.M))
     assert {"-" + each for each in re.findall(r"Fl (-[a-z-]+)", listed)} == options
     assert set(re.findall(r"^\.It Cm (\S+)", text_of("moongate.1"), re.M)) == verbs
@@ -45,13 +54,17 @@ def test_bash_completes_every_option_and_verb_and_no_other(tmp_path, monkeypatch
     assert completed("moongate", "--") == options
     assert completed("moongate", "") == verbs | {"gateway.lua"}
     assert completed("moongate", "check", "gate") == {"gateway.lua"}
+    assert completed("moongate", "sim", "--") == options_of_sim()
+    assert completed("moongate", "sim", "gateway.lua", "--") == options_of_sim()
+    assert completed("moongate", "sim", "gate") == {"gateway.lua"}
+    assert completed("moongate", "sim", "gateway.lua", "--view", "") == {"shared", "own"}
     assert completed("moongate", "--log", "") == {"debug", "info", "warn", "error", "none"}
 
 
 def test_zsh_offers_every_option_and_verb_and_no_other():
     options, verbs = told_by_help()
     text = text_of("moongate.zsh")
-    assert set(re.findall(r"'(--[a-z-]+)\[", text)) == options
+    assert set(re.findall(r"'\*?(--[a-z-]+)\[", text)) == options | options_of_sim()
     assert set(re.search(r"verbs=\((.*)\)", text)[1].split()) == verbs
     subprocess.run(["zsh", "-n", PACKAGE / "moongate.zsh"], check=True, timeout=10)
 

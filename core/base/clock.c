@@ -6,11 +6,14 @@
  */
 #include "clock.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include <ev.h>
+
+#include "agenda.h"
 
 struct mg_clock_queue {
     ev_timer timer;         /* active whenever the queue is not empty */
@@ -20,7 +23,10 @@ struct mg_clock_queue {
 };
 
 struct mg_alarm {
-    ev_timer timer;
+    union {
+        ev_timer timer;
+        struct mg_due due; /* in simulated time */
+    };
     void (*fire)(void *owner);
     void *owner;
 };
@@ -29,10 +35,16 @@ static struct ev_loop *loop;
 static ev_check turn;
 static double now;
 static struct mg_clock_queue *queues;
+static bool simulated;
+static double wall_at_zero; /* of simulated time */
+static struct mg_agenda alarms;
 
 double mg_clock_read(void)
 {
     struct timespec t;
+
+    if (simulated)
+        return now;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
@@ -68,9 +80,13 @@ void mg_clock_stop(void)
         queues = q->next;
         while (q->ring.next != &q->ring)
             unlink_timeout(q->ring.next);
-        ev_timer_stop(loop, &q->timer);
+        if (!simulated)
+            ev_timer_stop(loop, &q->timer);
         free(q);
     }
+    mg_agenda_free(&alarms);
+    if (simulated)
+        return;
     ev_ref(loop);
     ev_check_stop(loop, &turn);
     loop = NULL;
@@ -88,7 +104,7 @@ double mg_clock_now(void)
 
 double mg_clock_wall(void)
 {
-    return ev_now(loop);
+    return simulated ? wall_at_zero + now : ev_now(loop);
 }
 
 const char *mg_clock_date(void)
@@ -100,7 +116,7 @@ const char *mg_clock_date(void)
     static time_t made = -1;
     static char text[64];
 
-    time_t second = (time_t)ev_now(loop);
+    time_t second = (time_t)mg_clock_wall();
     if (second == made)
         return text;
 
@@ -114,9 +130,20 @@ const char *mg_clock_date(void)
 
 static void arm(struct mg_clock_queue *q)
 {
+    if (simulated)
+        return;
     double left = q->ring.next->deadline - now;
     ev_timer_set(&q->timer, left > 0 ? left : 0, 0);
     ev_timer_start(loop, &q->timer);
+}
+
+/* What a fired timeout sets anew is later than now: this ends. */
+static void fire_queue(struct mg_clock_queue *q)
+{
+    for (struct mg_timeout *t; (t = q->ring.next) != &q->ring && t->deadline <= now;) {
+        unlink_timeout(t);
+        t->fire(t);
+    }
 }
 
 static void on_timer(struct ev_loop *l, ev_timer *w, int events)
@@ -124,11 +151,7 @@ static void on_timer(struct ev_loop *l, ev_timer *w, int events)
     (void)l, (void)events;
     struct mg_clock_queue *q = w->data;
 
-    /* What a fired timeout sets anew is later than now: this ends. */
-    for (struct mg_timeout *t; (t = q->ring.next) != &q->ring && t->deadline <= now;) {
-        unlink_timeout(t);
-        t->fire(t);
-    }
+    fire_queue(q);
     if (q->ring.next != &q->ring && !ev_is_active(&q->timer))
         arm(q);
 }
@@ -148,6 +171,7 @@ struct mg_clock_queue *mg_clock_queue(double seconds)
     ev_timer_init(&q->timer, on_timer, 0, 0);
     q->timer.data = q;
     q->ring.next = q->ring.previous = &q->ring;
+    q->ring.deadline = INFINITY;
     q->seconds = seconds;
     q->next = queues;
     queues = q;
@@ -177,14 +201,18 @@ void mg_timeout_clear(struct mg_timeout *t)
         unlink_timeout(t);
 }
 
-static void on_alarm(struct ev_loop *l, ev_timer *w, int events)
+static void fire_alarm(struct mg_alarm *a)
 {
-    (void)l, (void)events;
-    struct mg_alarm *a = w->data;
     void (*fire)(void *owner) = a->fire;
     void *owner = a->owner;
     free(a);
     fire(owner);
+}
+
+static void on_alarm(struct ev_loop *l, ev_timer *w, int events)
+{
+    (void)l, (void)events;
+    fire_alarm(w->data);
 }
 
 struct mg_alarm *mg_alarm_new(double seconds, void (*fire)(void *owner), void *owner)
@@ -194,6 +222,13 @@ struct mg_alarm *mg_alarm_new(double seconds, void (*fire)(void *owner), void *o
         return NULL;
     a->fire = fire;
     a->owner = owner;
+    if (simulated) {
+        a->due.place = 0;
+        if (mg_agenda_add(&alarms, &a->due, now + (seconds > 0 ? seconds : 0)))
+            return a;
+        free(a);
+        return NULL;
+    }
 
     /* libev counts from the start of this turn, which may have been long. */
     double after = seconds > 0 ? seconds + (mg_clock_read() - now) : 0;
@@ -205,6 +240,41 @@ struct mg_alarm *mg_alarm_new(double seconds, void (*fire)(void *owner), void *o
 
 void mg_alarm_free(struct mg_alarm *a)
 {
-    ev_timer_stop(loop, &a->timer);
+    if (simulated)
+        mg_agenda_remove(&alarms, &a->due);
+    else
+        ev_timer_stop(loop, &a->timer);
     free(a);
+}
+
+/* ---- Simulated time. ---- */
+
+void mg_clock_simulate(double begin, double wall)
+{
+    simulated = true;
+    now = begin;
+    wall_at_zero = wall - begin;
+}
+
+double mg_clock_due(void)
+{
+    double due = mg_agenda_next(&alarms);
+
+    for (struct mg_clock_queue *q = queues; q; q = q->next)
+        if (q->ring.next != &q->ring && q->ring.next->deadline < due)
+            due = q->ring.next->deadline;
+    return due;
+}
+
+void mg_clock_set(double to)
+{
+    uint64_t last = alarms.serial;
+
+    now = to;
+    for (struct mg_clock_queue *q = queues; q; q = q->next)
+        if (q->ring.next->deadline <= now)
+            fire_queue(q);
+    /* An alarm of 0 seconds that is set by one of these waits for the next call, or this would not end. */
+    while (mg_agenda_next(&alarms) <= now && alarms.entries[0].serial <= last)
+        fire_alarm(MG_HOLDER(mg_agenda_take(&alarms), struct mg_alarm, due));
 }

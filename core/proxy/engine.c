@@ -24,6 +24,12 @@ void mg_engine_start(const struct mg_step_entry *table)
     steps = table;
 }
 
+void mg_engine_seed(uint64_t begin)
+{
+    seed = begin;
+    served = 0;
+}
+
 const char *mg_engine_step_name(enum mg_step step)
 {
     return steps[step].name;

@@ -136,6 +136,11 @@ const mg_upstream_spec *mg_upstream_spec_of(const struct mg_upstream *u)
     return &u->spec;
 }
 
+void mg_upstream_set_balance(struct mg_upstream *u, enum mg_balance balance)
+{
+    u->spec.balance = balance;
+}
+
 /* ---- Peers come and go. ---- */
 
 static struct mg_peer *refuse(const char **problem, const char *what, mg_slice address)

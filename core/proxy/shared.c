@@ -21,6 +21,7 @@
 enum {
     PLACE_BUCKETS = 1024,
     NAME_MOST = 255,
+    SPACE_MOST = 12,  /* bytes that a space puts before a name */
     PLACE_ALIGN = 64, /* a cache line */
     MAGIC = 0x6d677368,
 };
@@ -50,6 +51,7 @@ static struct region *region;
 static int worker_number = -1;
 static unsigned worker_slot;
 static int descriptor = -1;
+static unsigned space;
 
 bool mg_shared_lock_init(pthread_mutex_t *lock)
 {
@@ -281,13 +283,33 @@ static struct place *make_place(mg_slice name, uint64_t size)
     return p;
 }
 
+void mg_shared_space(unsigned number)
+{
+    space = number;
+}
+
+/* The name as it is in this space, in `to`, which has room for NAME_MOST + SPACE_MOST bytes. */
+static mg_slice name_in_space(mg_slice name, char *to)
+{
+    char *at = to;
+
+    *at++ = '\1';
+    at += mg_text_put_number(at, space);
+    *at++ = ':';
+    memcpy(at, name.ptr, name.len);
+    return (mg_slice){ to, (uint32_t)(at - to) + name.len };
+}
+
 enum mg_status mg_shared_make(mg_slice name, size_t size, bool (*make)(void *place, size_t size), void **out)
 {
     enum mg_status status = MG_OK;
+    char longer[NAME_MOST + SPACE_MOST];
 
     *out = NULL;
     if (!region || !name.len || name.len > NAME_MOST)
         return MG_FULL;
+    if (space)
+        name = name_in_space(name, longer);
     lock_region();
     struct place *p = find_place(name);
     if (!p)

@@ -209,16 +209,45 @@ void mg_vm_close(struct mg_generation *g)
     close_vm(vm);
 }
 
-void mg_vm_check(struct mg_generation *g)
+/* What is returned lives in the registry until the next call. */
+static mg_slice keep_text(lua_State *L)
 {
-    struct mg_vm *vm = mg_vm_of(g);
-    lua_State *L = vm->L;
+    size_t len;
+    const char *text = lua_tolstring(L, -1, &len);
+
+    if (!text)
+        return MG_LIT("");
+    lua_setfield(L, LUA_REGISTRYINDEX, "moongate.called");
+    return (mg_slice){ text, (uint32_t)len };
+}
+
+enum mg_status mg_vm_call(struct mg_generation *g, const char *module, const char *word, mg_slice text, mg_slice *out)
+{
+    lua_State *L = mg_vm_of(g)->L;
 
     lua_getglobal(L, "require");
-    lua_pushliteral(L, "moongate.check");
-    if (mg_budget_call(L, 1, 1) || mg_budget_call(L, 0, 0))
-        fprintf(stderr, "moongate: check: %s\n", lua_tostring(L, -1));
+    lua_pushstring(L, module);
+    int failed = mg_budget_call(L, 1, 1);
+    if (!failed) {
+        lua_pushstring(L, word);
+        lua_pushlstring(L, text.ptr, text.len);
+        failed = mg_budget_call(L, 2, 1);
+    }
+    if (failed == MG_BUDGET_LEFT) { /* what is on the stack can't be known any more */
+        *out = MG_LIT("it took too long");
+        return MG_GONE;
+    }
+    *out = keep_text(L);
     lua_settop(L, MG_VM_STACK);
+    return failed ? MG_MALFORMED : MG_OK;
+}
+
+void mg_vm_check(struct mg_generation *g)
+{
+    mg_slice out;
+
+    if (mg_vm_call(g, "moongate.check", "", MG_LIT(""), &out) != MG_OK)
+        fprintf(stderr, "moongate: check: %.*s\n", (int)out.len, out.ptr);
 }
 
 double mg_vm_memory(const struct mg_generation *g)

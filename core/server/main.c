@@ -14,6 +14,7 @@
 #include "log.h"
 #include "master.h"
 #include "shared.h"
+#include "simulate.h"
 #include "vm.h"
 
 enum { USAGE = 2, WORD_MOST = 24 };
@@ -23,6 +24,7 @@ static const char help[] =
     "\n"
     "  moongate [options] FILE      serve what the script FILE declares, in the foreground\n"
     "  moongate check FILE          load FILE and print listeners, routes and upstreams; binds nothing\n"
+    "  moongate sim FILE            try out how balancers spread requests, in simulated time (moongate sim --help)\n"
     "  moongate status [--json]     what a running moongate has open\n"
     "  moongate reload [--json]     load the script of a running moongate anew: in all workers, or in none\n"
     "  moongate rollback [--json]   go back to the generation before the last reload, while that is on probation\n"
@@ -234,6 +236,8 @@ int main(int argc, char **argv)
     struct line l = { .master.shared = 1u << 30 };
     int option;
 
+    if (argc > 1 && strcmp(argv[1], "sim") == 0)
+        return mg_simulate(argc - 1, argv + 1);
     if (!mg_launch_remember(argc, argv)) {
         fprintf(stderr, "moongate: %s\n", strerror(errno));
         return 1;

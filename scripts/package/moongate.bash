@@ -1,10 +1,38 @@
 # bash completion for moongate
 
+_moongate_sim()
+{
+    local word=$1
+
+    case $2 in
+    --scenario|--replay|--html) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+    --balance) mapfile -t COMPREPLY < <(compgen -W 'all script round_robin least_conn random p2c ewma maglev ring
+        rendezvous source_hash slow_start sticky tiers' -- "$word") ;;
+    --arrivals) mapfile -t COMPREPLY < <(compgen -W 'poisson constant bursts ramp' -- "$word") ;;
+    --service) mapfile -t COMPREPLY < <(compgen -W 'constant exponential lognormal pareto bimodal file recorded' -- "$word") ;;
+    --view) mapfile -t COMPREPLY < <(compgen -W 'shared own' -- "$word") ;;
+    --json|--help|[!-]*)
+        if [[ $word == -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W '--upstream --balance --scenario --requests --seconds --rate --load
+                --arrivals --replay --speed --clients --paths --skew --header --service --capacity --queue --delay
+                --far-delay --zones --slow --fail --kill --freeze --unreachable --noticed --workers --view --warm-up
+                --seed --html --json --help' -- "$word")
+        else
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        fi ;;
+    esac
+}
+
 _moongate()
 {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}
 
     COMPREPLY=()
+    if [[ ${COMP_WORDS[1]} == sim && $COMP_CWORD -gt 1 ]]; then
+        _moongate_sim "$word" "$before"
+        return
+    fi
     case $before in
     --log) mapfile -t COMPREPLY < <(compgen -W 'debug info warn error none' -- "$word") ;;
     --workers|--shared) ;;
@@ -15,7 +43,7 @@ _moongate()
                 --version' -- "$word")
         else
             compopt -o filenames 2>/dev/null
-            mapfile -t COMPREPLY < <(compgen -W 'check status reload rollback promote upgrade drain stop' -- "$word"; compgen -f -- "$word")
+            mapfile -t COMPREPLY < <(compgen -W 'check sim status reload rollback promote upgrade drain stop' -- "$word"; compgen -f -- "$word")
         fi ;;
     esac
 }
