@@ -19,7 +19,7 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        proxy/shared proxy/tally proxy/shared_heap proxy/dict proxy/permit proxy/tcp proxy/pool proxy/dial proxy/peer \
        proxy/route proxy/task proxy/hook proxy/generation \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
-       script/inbox script/outside script/fetch script/coding script/crypto script/hash script/base64 script/waiting \
+       script/inbox script/outside script/fetch script/coding script/crypto script/key script/hash script/base64 script/waiting \
        script/seam script/heap script/budget script/sources script/load script/enter script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets \
        server/launch server/notify server/watch server/channel server/listeners server/generations server/report \
@@ -104,7 +104,7 @@ DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-pars
         zlib1g-dev libbrotli-dev libzstd-dev libxxhash-dev libjansson-dev libnghttp2-dev lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light haproxy curl wrk python3-brotli zstd \
-             python3-h2 nghttp2-client nodejs openssl testssl.sh bsdextrautils lua-socket mandoc systemd zsh \
+             python3-h2 python3-jwt python3-cryptography nghttp2-client nodejs openssl testssl.sh bsdextrautils lua-socket mandoc systemd zsh \
              $(if $(shell command -v npm),,npm)
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
 DEPS_BENCH := openssl nghttp2-client nghttp2-server nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3 nghttp2-client

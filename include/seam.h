@@ -619,6 +619,43 @@ typedef struct mg_seal {
 int mg_crypto_seal(const mg_seal *s, char *to);
 int mg_crypto_open(const mg_seal *s, char *to);
 
+/* Keys for signatures. */
+enum mg_key_kind { MG_KEY_RSA, MG_KEY_EC, MG_KEY_ED25519, MG_KEY_ED448 };
+enum mg_padding { MG_PADDING_NONE, MG_PADDING_PKCS1, MG_PADDING_PSS };
+enum { MG_SIGNATURE_MOST = 1024 }; /* bytes: RSA with 8192 bits */
+typedef struct mg_key mg_key;
+typedef struct mg_key_about {
+    int32_t kind, bits;
+    bool is_private;
+} mg_key_about;
+/* The numbers of a public JWK: n and e of RSA; x and y of EC; x of Ed25519 and Ed448. */
+typedef struct mg_jwk {
+    int32_t kind;
+    mg_slice curve; /* "P-256", of EC */
+    mg_slice first, second;
+} mg_jwk;
+typedef struct mg_signing {
+    int32_t padding; /* mg_padding; not NONE: RSA */
+    int32_t digest;  /* below 0: Ed25519 and Ed448, which bring their own */
+    mg_slice text, signature;
+} mg_signing;
+/* The first key or certificate in PEM text. MG_MALFORMED: there is none; MG_REFUSED: of a kind or a size that is not
+ * taken. The key is Lua's to free; what it has not freed goes with the VM. */
+int mg_key_from_pem(mg_generation *g, const char *ptr, uint32_t len, mg_key **out);
+int mg_key_from_jwk(mg_generation *g, const mg_jwk *j, mg_key **out);
+void mg_key_free(mg_key *k);
+void mg_key_describe(const mg_key *k, mg_key_about *out);
+/* MG_OK: it is of this key; MG_ABSENT: it is not. EC's are two numbers side by side, as in RFC 7518. */
+int mg_key_verify(const mg_key *k, const mg_signing *s);
+/* `to` has room for MG_SIGNATURE_MOST; how many bytes it has got. Takes a private key. */
+int mg_key_sign(const mg_key *k, const mg_signing *s, char *to);
+
+/* ---- Networks. ---- */
+
+/* The bytes of an address or a network like "10.0.0.0/8", of IPv4 in the first four, and how many bits of them count.
+ * 4, 6, or 0 for "unix"; MG_MALFORMED. An IPv4-mapped address counts as IPv4. */
+int mg_network_read(const char *ptr, uint32_t len, uint8_t *ip, uint32_t *bits);
+
 /* What Lua has open and is at, noted by Lua itself in place. */
 typedef struct mg_lua_counts {
     int32_t fibers, requests;

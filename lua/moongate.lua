@@ -26,6 +26,8 @@ local gate = {
   json = require "moongate.json",
   base64 = require "moongate.base64",
   crypto = require "moongate.crypto",
+  networks = require "moongate.networks",
+  coalesce = require "moongate.coalesce",
   escape = escape.escape,
   unescape = escape.unescape,
 

@@ -1,39 +1,43 @@
 /* crypto.c - digests, HMAC, random bytes and AES-GCM for scripts, by OpenSSL. */
+#include "crypto.h"
+
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <openssl/hmac.h>
 
 #include "random.h"
 #include "seam.h"
 
-static const EVP_MD *digest_of(int digest)
+/* To look one up by its name takes longer than to use it on a short text. */
+const EVP_MD *mg_digest_of(int digest)
 {
-    switch ((enum mg_digest)digest) {
-    case MG_DIGEST_SHA1:
-        return EVP_sha1();
-    case MG_DIGEST_SHA256:
-        return EVP_sha256();
-    case MG_DIGEST_SHA384:
-        return EVP_sha384();
-    case MG_DIGEST_SHA512:
-        return EVP_sha512();
-    }
-    return NULL;
+    static const char *const names[] = { "SHA1", "SHA256", "SHA384", "SHA512" };
+    static EVP_MD *found[sizeof(names) / sizeof(*names)];
+
+    if (digest < 0 || digest > MG_DIGEST_SHA512)
+        return NULL;
+    if (!found[digest])
+        found[digest] = EVP_MD_fetch(NULL, names[digest], NULL);
+    return found[digest];
 }
 
 int mg_crypto_digest(int digest, const char *ptr, uint32_t len, char *to)
 {
-    const EVP_MD *type = digest_of(digest);
+    static EVP_MD_CTX *c;
+    const EVP_MD *type = mg_digest_of(digest);
     unsigned made = 0;
 
     if (!type)
         return MG_MALFORMED;
-    return EVP_Digest(ptr, len, (unsigned char *)to, &made, type, NULL) == 1 ? (int)made : MG_NO_MEMORY;
+    if (!c && !(c = EVP_MD_CTX_new()))
+        return MG_NO_MEMORY;
+    bool done = EVP_DigestInit_ex2(c, type, NULL) == 1 && EVP_DigestUpdate(c, ptr, len) == 1 &&
+                EVP_DigestFinal_ex(c, (unsigned char *)to, &made) == 1;
+    return done ? (int)made : MG_NO_MEMORY;
 }
 
 int mg_crypto_hmac(int digest, const char *key, uint32_t key_len, const char *ptr, uint32_t len, char *to)
 {
-    const EVP_MD *type = digest_of(digest);
+    const EVP_MD *type = mg_digest_of(digest);
     unsigned made = 0;
 
     if (!type || key_len > INT32_MAX)

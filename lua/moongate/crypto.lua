@@ -1,8 +1,9 @@
--- moongate.crypto - digests, HMAC, random bytes, AES-GCM. Everything takes and gives strings of bytes.
+-- moongate.crypto - digests, HMAC, random bytes, AES-GCM; keys. Everything takes and gives strings of bytes.
 local ffi = require "ffi"
 local C = require "moongate.seam"
+local keys = require "moongate.key"
 
-local crypto = {}
+local crypto = { key = keys.key }
 
 local bytes_type = ffi.typeof "char[?]"
 local digests = {

@@ -427,7 +427,7 @@ local kinds = {
     return schema.any("a balancer", balance.find_inner, { default = default, needed = rest.needed })
   end,
   any = function(rest)
-    return schema.any(rest.expect or "given", function(value) return value end, rest)
+    return schema.any(rest.expect or "given", rest.read or function(value) return value end, rest)
   end,
 }
 
@@ -437,7 +437,7 @@ local kinds = {
 ---     rate = { "number", above = 0, needed = true }, burst = { "count", default = 10 } })
 ---@param name string the policy's, for messages
 ---@param given table?
----@param shape table<string, table> a kind a key: { kind, default =, needed =, min =, max =, above = }
+---@param shape table<string, table> a kind a key: { kind, default =, needed =, min =, max =, above =, read = }
 ---@return table options checked, with defaults; sizes as bytes
 function declare.options(name, given, shape)
   local place = problem.place(true)
