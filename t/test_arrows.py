@@ -20,7 +20,7 @@ DOORS = [
     (r"json_\w+", {"server/control", "server/ask"}),
     (r"SSL_\w+", {"net/tls_certificate", "net/tls_tickets", "net/tls_settings", "net/tls_session", "net/tls"}),
     (r"RAND_\w+", {"base/random"}),
-    (r"EVP_Digest(Sign|Verify)\w*|EVP_PKEY_from\w+|ECDSA_\w+|OSSL_PARAM\w*", {"script/key"}),
+    (r"EVP_Digest(Sign|Verify)\w*|EVP_PKEY_from\w+|ECDSA_\w+", {"script/key"}),
     (r"nghttp2_\w+", {"http/h2_head", "http/h2_stream", "http/h2_send", "http/h2_write", "http/h2_read", "http/h2"}),
     (r"fork|execv\w*|posix_spawnp?", {"server/children", "server/upgrade", "server/launch"}),
 ]
