@@ -13,7 +13,8 @@ bool mg_ledger_add_backend(mg_simulation *s);
 void mg_ledger_sent(uint32_t backend, double now);
 /* A server has so many requests from now on. */
 void mg_ledger_load(uint32_t backend, uint32_t count, double now);
-void mg_ledger_work(uint32_t backend, double seconds);
+/* It works at so many of them. */
+void mg_ledger_work(uint32_t backend, uint32_t count, double now);
 /* Request `number` has had its answer. */
 void mg_ledger_answered(uint32_t number, mg_outcome outcome, double now);
 /* The run is over. */

@@ -102,7 +102,7 @@ typedef struct mg_simulation {
     const double *load;          /* bucket by bucket: what each server had, on average */
     const uint32_t *sent;        /* bucket by bucket: tries that began at each */
     const double *crowd;         /* by n below MG_CROWD_MOST: the share of time and servers with n requests there */
-    const double *busy;          /* by server: seconds of work, all counted */
+    const double *busy;          /* by server: seconds of work at a request, from warm_up to the last request */
     uint32_t served_backends;    /* servers there were: those of the plan, then those that were added */
     double began, ended, wall;   /* simulated time from warm_up to the last answer; seconds that the run took */
     uint32_t retries, ejections; /* tries behind the first; times that a peer was found not healthy */

@@ -151,6 +151,12 @@ static void crowd(struct backend *b, int by)
     mg_ledger_load(b->number, b->crowd, since_begin());
 }
 
+static void work(struct backend *b, int by)
+{
+    b->busy = (uint32_t)((int)b->busy + by);
+    mg_ledger_work(b->number, b->busy, since_begin());
+}
+
 static void enter(struct job *j)
 {
     struct backend *b = j->backend;
@@ -241,8 +247,7 @@ static void begin_work(struct job *j)
     j->status = 200;
     if (b->plan.fails > 0 && mg_chance(sim->seed, MG_CHANCE_FAILURE, j->draw) < b->plan.fails)
         j->status = b->plan.fails_with;
-    b->busy++;
-    mg_ledger_work(b->number, seconds);
+    work(b, 1);
     later(j, seconds);
 }
 
@@ -290,7 +295,7 @@ static void end_work(struct job *j)
         b->stalled = j;
         return;
     }
-    b->busy--;
+    work(b, -1);
     crowd(b, -1);
     if (b->first)
         work_on(b);
@@ -504,7 +509,8 @@ static void lose_all(struct backend *b, bool told)
     struct job *silent = NULL;
 
     b->first = b->last = b->stalled = NULL;
-    b->busy = b->queued = 0;
+    b->queued = 0;
+    work(b, -(int)b->busy);
     if (b->crowd)
         crowd(b, -(int)b->crowd);
     while (b->jobs) {

@@ -12,7 +12,7 @@ enum { BACKENDS_MOST = 4096, NO_BACKEND = 65535 };
 
 struct backend {
     double since; /* what is in the books is up to then */
-    uint32_t count;
+    uint32_t count, working;
 };
 
 static struct ledger {
@@ -142,6 +142,8 @@ static void book(uint32_t backend, double now)
     if (!b->count)
         return;
     double last = l.plan->bucket * l.plan->bucket_count, until = now < last ? now : last;
+    if (until > counted)
+        l.busy[backend] += b->working * (until - counted);
     for (uint32_t i = bucket_of(from); from < until; i++) {
         double end = l.plan->bucket * (i + 1);
         end = end < until && i + 1 < l.plan->bucket_count ? end : until;
@@ -156,9 +158,10 @@ void mg_ledger_load(uint32_t backend, uint32_t count, double now)
     l.backends[backend].count = count;
 }
 
-void mg_ledger_work(uint32_t backend, double seconds)
+void mg_ledger_work(uint32_t backend, uint32_t count, double now)
 {
-    l.busy[backend] += seconds;
+    book(backend, now);
+    l.backends[backend].working = count;
 }
 
 void mg_ledger_answered(uint32_t number, mg_outcome outcome, double now)

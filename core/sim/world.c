@@ -222,7 +222,7 @@ static void tell(struct progress *p, uint32_t asked)
     double now = real_time();
     bool terminal = isatty(STDERR_FILENO);
 
-    if (now - p->began < 2 || now - p->told < (terminal ? 0.5 : 10))
+    if (now - p->began < (terminal ? 2 : 10) || now - p->told < (terminal ? 0.5 : 10))
         return;
     p->told = now;
     p->shown = terminal;

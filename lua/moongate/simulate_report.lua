@@ -48,8 +48,9 @@ end
 --- "users: 10 peers, 100000 requests, poisson, 700 a second; service exponential 10.0 ms; seed 1".
 function report.headline(options, plan)
   local parts = {
-    ("%s: %d peers, %d requests, %s, %.4g a second"):format(plan.about.upstream, #plan.about.peers, plan.count,
-      options.replay and "of " .. options.replay or options.arrivals.text, plan.rate),
+    ("%s: %d peers, %d requests, %s, %s a second"):format(plan.about.upstream, #plan.about.peers, plan.count,
+      options.replay and "of " .. options.replay or options.arrivals.text,
+      (plan.rate >= 100 and "%.0f" or "%.3g"):format(plan.rate)),
     ("service %s, %s at once"):format(options.service.text, options.capacity == 0 and "any number" or options.capacity),
   }
   if options.workers > 1 then parts[#parts + 1] = ("%d workers, %s view"):format(options.workers, options.view) end

@@ -76,7 +76,7 @@ local function imbalance(list, servers)
   return middle > 0 and largest(each) / middle or nil
 end
 
--- Tries by server from request `from` on: by bucket where that does, as outcomes know the last try only.
+-- Tries by server after the warm-up, to the next column: outcomes know the last try only.
 local function count_sent(sim, warm)
   local sent, width = {}, sim.served_backends
   local first = math.floor(warm / sim.bucket + 0.5)
@@ -145,7 +145,8 @@ function summary.make(sim, plan, label)
     r.servers[b] = {
       address = server and server.address or ("added " .. b - #plan.servers), zone = server and server.zone,
       requests = sent[b], share = sent[b] / all, load = mean(r.series.load[b]), most = largest(r.series.load[b]),
-      busy = server and server.model.capacity > 0 and sim.busy[b - 1] / (last * server.model.capacity) or nil,
+      busy = server and server.model.capacity > 0 and sim.busy[b - 1] / ((last - sim.warm_up) * server.model.capacity)
+        or nil,
     }
   end
   local moved, known = count_moves(sim, from)
