@@ -85,8 +85,10 @@ void mg_clock_stop(void)
         free(q);
     }
     mg_agenda_free(&alarms);
-    if (simulated)
+    if (simulated) {
+        simulated = false;
         return;
+    }
     ev_ref(loop);
     ev_check_stop(loop, &turn);
     loop = NULL;

@@ -253,7 +253,33 @@ end
 -- ---- Balancers. ----
 
 local DEFAULT_BALANCERS = "script,round_robin,least_conn,random,p2c"
-local needless = [[round_robin least_conn random p2c ewma maglev ring rendezvous source_hash slow_start sticky tiers]]
+local needless = "round_robin,least_conn,random,p2c,ewma,maglev,ring,rendezvous,source_hash,slow_start,sticky,tiers"
+
+-- The parts between commas that stand in no brackets.
+local function split(text)
+  local parts, depth, from = {}, 0, 1
+  for at, c in text:gmatch "()([,(){}])" do
+    if c == "," and depth == 0 then
+      parts[#parts + 1] = text:sub(from, at - 1)
+      from = at + 1
+    elseif c ~= "," then
+      depth = depth + ((c == "(" or c == "{") and 1 or -1)
+    end
+  end
+  parts[#parts + 1] = text:sub(from)
+  return parts
+end
+
+-- "p2c", or "maglev { size = 131071 }".
+local function read_balancer(text)
+  text = text:match "^%s*(.-)%s*$"
+  if not text:find "[{(]" then return { label = text, kind = text == "script" and "script" or "name", text = text } end
+  local name, rest = text:match "^([%w_]+)%s*(.*)$"
+  if not name or not loadstring(("return require 'balance.%s' %s"):format(name, rest)) then
+    raise("--balance %s: it must be a name, or a name and a table of options: 'maglev { size = 131071 }'", text)
+  end
+  return { label = text, kind = "code", text = name .. "' " .. rest }
+end
 
 --- The balancers that are to be tried: { label, kind: "script"|"name"|"code"|"scenario", text?, key? }.
 function options.balancers(read)
@@ -266,16 +292,8 @@ function options.balancers(read)
       add { label = type(key) == "string" and key or "balancer " .. key, kind = "scenario", key = key }
     elseif type(value) ~= "string" then
       raise("balance: %s must be a name or a function, got %s", tostring(key), problem.show(value))
-    elseif value:find "[{(]" then
-      local name, rest = value:match "^%s*([%w_]+)%s*(.*)$"
-      if not name or not loadstring("return require 'balance." .. name .. "' " .. rest) then
-        raise("--balance %s: it must be a name, or a name and a table of options: 'maglev { size = 131071 }'", value)
-      end
-      add { label = value, kind = "code", text = name .. "' " .. rest }
     else
-      for name in (value:gsub("^all$", needless)):gmatch "[^,%s]+" do
-        add { label = name, kind = name == "script" and "script" or "name", text = name }
-      end
+      for _, text in ipairs(split(value == "all" and needless or value)) do add(read_balancer(text)) end
     end
   end
   return list

@@ -25,7 +25,7 @@ h1 { font-size: 26px; line-height: 1.2; margin: 0 0 4px; font-weight: 650; }
 h2 { font-size: 18px; margin: 40px 0 2px; font-weight: 650; }
 h3 { font-size: 14px; margin: 0 0 4px; font-weight: 600; }
 p { margin: 0 0 12px; color: var(--soft); }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .wide > svg { min-width: 640px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; width: 100%; }
 th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; } th:first-child, td:first-child { text-align: left; padding-left: 4px; }
@@ -130,7 +130,8 @@ local words = {
 local function describe(change, plan)
   local text = words[change.what]
   if change.what == S.MG_CHANGE_SLOWNESS then
-    text = ("takes %g times as long"):format(change.value)
+    local usual = plan.servers[change.number + 1].model.slowness
+    text = change.value == usual and "is as quick as before" or ("takes %g times as long"):format(change.value)
   elseif change.what == S.MG_CHANGE_FAILS then
     text = ("fails %g %% of its requests"):format(change.value * 100)
   elseif change.what == S.MG_CHANGE_HEALTHY then
@@ -171,7 +172,7 @@ local function document(options, plan, runs)
     chart.escape(report.headline(options, plan)), ".</p>\n")
   out(figures(runs))
   out("<h2>Latency</h2>\n<p>From the request to the head of its answer, of answers below 500. The scale is ",
-    "logarithmic.</p>\n", keys(), chart.percentiles(runs), "\n")
+    "logarithmic.</p>\n", keys(), '<div class="wide">', chart.percentiles(runs), "</div>\n")
   if low then
     out("<h2>Latency over time</h2>\n<p>By when the requests came; in red below, when some failed.</p>\n", keys())
     out(cards(runs, function(r) return chart.latency(r, low, high, plan.seconds, changes) end))

@@ -1,4 +1,4 @@
-/* test_base.c - core/base: text, arena, block, clock, log. */
+/* test_base.c - core/base: text, agenda, arena, block, clock, log. */
 #undef NDEBUG
 #include <assert.h>
 #include <fcntl.h>
@@ -10,6 +10,7 @@
 
 #include <ev.h>
 
+#include "agenda.h"
 #include "arena.h"
 #include "block.h"
 #include "clock.h"
@@ -353,6 +354,41 @@ static void little_is_joined_by_a_copy_and_much_by_its_spans(void)
     mg_block_trim();
 }
 
+/* ---- agenda ---- */
+
+enum { DUES = 1000 };
+
+static void what_is_due_comes_in_its_order_and_what_was_removed_never(void)
+{
+    static struct mg_due dues[DUES];
+    static double at[DUES];
+    struct mg_agenda a = { 0 };
+    uint32_t random = 1;
+    int left = 0;
+
+    for (int i = 0; i < DUES; i++) {
+        random = random * 1664525u + 1013904223u;
+        at[i] = random >> 24; /* few enough that some are due at once */
+        assert(mg_agenda_add(&a, &dues[i], at[i]));
+    }
+    for (int i = 0; i < DUES; i += 3)
+        mg_agenda_remove(&a, &dues[i]);
+    mg_agenda_remove(&a, &dues[0]); /* a second time is nothing */
+
+    double last = -1;
+    ptrdiff_t before = -1;
+    for (struct mg_due *d; mg_agenda_next(&a) < INFINITY; left++) {
+        double now = mg_agenda_next(&a);
+        d = mg_agenda_take(&a);
+        assert(now == at[d - dues] && (d - dues) % 3 != 0 && d->place == 0);
+        assert(now > last || (now == last && d - dues > before)); /* at the same time: as they were added */
+        last = now;
+        before = d - dues;
+    }
+    assert(left == DUES - (DUES + 2) / 3 && mg_agenda_take(&a) == NULL);
+    mg_agenda_free(&a);
+}
+
 /* ---- clock ---- */
 
 static char fired[64];
@@ -477,6 +513,47 @@ static void an_alarm_fires_once_and_not_too_early(void)
     ev_loop_destroy(loop);
 }
 
+static void note_alarm(void *name)
+{
+    size_t n = strlen(fired);
+    fired[n] = *(const char *)name;
+    fired[n + 1] = 0;
+}
+
+static void set_another(void *name)
+{
+    note_alarm(name);
+    if (strlen(fired) < 10)
+        mg_alarm_new(0, set_another, name);
+}
+
+static void in_simulated_time_all_fires_when_the_time_is_set_and_not_before(void)
+{
+    fired[0] = 0;
+    memset(timeouts, 0, sizeof(timeouts));
+    for (int i = 0; i < 4; i++)
+        timeouts[i].fire = fire;
+    mg_clock_simulate(1000, 86400);
+    mg_timeout_set(&timeouts[0], mg_clock_queue(3600));
+    mg_timeout_set(&timeouts[1], mg_clock_queue(60));
+    mg_alarm_new(120, note_alarm, "x");
+    mg_alarm_free(mg_alarm_new(1, note_alarm, "y"));
+    assert(mg_clock_now() == 1000 && mg_clock_read() == 1000 && mg_clock_wall() == 86400 && mg_clock_due() == 1060);
+
+    mg_clock_set(1060);
+    assert(strcmp(fired, "b") == 0 && mg_clock_due() == 1120 && mg_clock_wall() == 86460);
+    mg_clock_set(1120);
+    mg_clock_set(4600);
+    assert(strcmp(fired, "bxa") == 0 && mg_clock_due() == INFINITY);
+    mg_alarm_new(0, set_another, "z"); /* one that always sets another of no time does not hold the clock */
+    mg_clock_set(4600);
+    assert(strcmp(fired, "bxaz") == 0 && mg_clock_due() == 4600);
+    while (mg_clock_due() < INFINITY)
+        mg_clock_set(mg_clock_due());
+    assert(strcmp(fired, "bxazzzzzzz") == 0);
+    mg_clock_stop();
+}
+
 static void the_date_is_an_imf_fixdate(void)
 {
     struct ev_loop *loop = ev_loop_new(0);
@@ -587,11 +664,13 @@ static const struct {
     PROMISE(a_large_copy_is_whole),
     PROMISE(failure_is_sticky_and_moves_along),
     PROMISE(little_is_joined_by_a_copy_and_much_by_its_spans),
+    PROMISE(what_is_due_comes_in_its_order_and_what_was_removed_never),
     PROMISE(timeouts_fire_in_the_order_of_their_deadlines),
     PROMISE(a_moved_timeout_fires_once_and_a_cleared_one_never),
     PROMISE(a_timeout_may_set_itself_and_clear_another),
     PROMISE(stopping_the_clock_clears_what_is_set),
     PROMISE(an_alarm_fires_once_and_not_too_early),
+    PROMISE(in_simulated_time_all_fires_when_the_time_is_set_and_not_before),
     PROMISE(the_date_is_an_imf_fixdate),
     PROMISE(levels_have_names),
     PROMISE(a_log_line_says_when_how_bad_who_and_what),
