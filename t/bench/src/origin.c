@@ -3,7 +3,8 @@
  *     origin IP PORT
  *
  * GET /b/N is answered with N bytes, any other GET with 100, a POST (Content-Length only) with 2 once its body has
- * been read. Connections are kept alive unless the request says `Connection: close`. */
+ * been read. Connections are kept alive unless the request says `Connection: close`. One that asks for a WebSocket
+ * gets back what it sends, byte by byte. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -22,7 +23,7 @@ enum { HEAD_MAX = 16 * 1024, BIG = 1024 * 1024, SMALL_BODY = 100, POST_BODY = 2 
 
 struct connection {
     int fd;
-    bool close_after;
+    bool close_after, echoes;
     size_t len;               /* of what was read and not yet taken */
     size_t in_left;           /* of the request's body */
     size_t head_at, head_len; /* of the answer */
@@ -83,6 +84,27 @@ static enum outcome swallow(struct connection *c)
     return GO_ON;
 }
 
+/* To the key that the benchmark sends, sixteen zero bytes (RFC 6455 4.2.2). */
+static const char ACCEPT[] = "ICX+Yqv66kxgM0FcWaLWlFLwTAI=";
+
+static void become_echo(struct connection *c)
+{
+    c->echoes = true;
+    c->head_at = 0;
+    c->head_len = (size_t)snprintf(c->head, sizeof(c->head),
+                                   "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                                   "Connection: upgrade\r\n"
+                                   "Sec-WebSocket-Accept: %s\r\n\r\n",
+                                   ACCEPT);
+}
+
+/* As much as has room where an answer's head stands. */
+static enum outcome echo(struct connection *c)
+{
+    c->head_at = c->head_len = 0;
+    return fill(c, c->head, sizeof(c->head), &c->head_len);
+}
+
 static void take_request(struct connection *c, char *end)
 {
     size_t used = (size_t)(end + 4 - c->in), length = 0, size = SMALL_BODY;
@@ -91,6 +113,10 @@ static void take_request(struct connection *c, char *end)
     if (field)
         sscanf(field + 16, "%zu", &length);
     c->close_after = strcasestr(c->in, "\nconnection: close") != NULL;
+    if (strcasestr(c->in, "\nupgrade: websocket")) {
+        become_echo(c);
+        return;
+    }
     sscanf(c->in, "GET /b/%zu", &size);
 
     size_t rest = c->len - used, taken = rest < length ? rest : length;
@@ -121,6 +147,8 @@ static void serve(struct connection *c)
     while (outcome == GO_ON) {
         if (c->head_at < c->head_len || c->out_left > 0)
             outcome = write_answer(c);
+        else if (c->echoes)
+            outcome = echo(c);
         else
             outcome = c->in_left > 0 ? swallow(c) : read_request(c);
     }
