@@ -34,6 +34,11 @@ void mg_block_hold(struct mg_block *b);
 void mg_block_give(struct mg_block *b);
 /* Blocks that somebody holds: for the question what is left open. */
 unsigned mg_block_live(void);
+/* Blocks that nobody holds, kept for the next who needs one. */
+unsigned mg_block_spare(void);
+/* From time to time: frees what nobody has needed since the last call. */
+void mg_block_relax(void);
+/* Frees all that nobody holds. */
 void mg_block_trim(void);
 
 struct mg_span {

@@ -6,6 +6,7 @@
 #include "block.h"
 
 #include <assert.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@
 
 /* What the lists may keep: 64 MiB of small blocks, 4 MiB of large ones. */
 enum { SMALL_MAX = 2048, LARGE_MAX = 8, SPANS_MAX = 4096 };
+enum { KEEP = 128 * 1024 }; /* that malloc may keep of what is given back to the system */
 
 /* What mg_chain_join() copies: less than a second span costs in a system call's vector. */
 enum { JOIN_MOST = 512 };
@@ -20,10 +22,11 @@ enum { JOIN_MOST = 512 };
 struct block_list {
     struct mg_block *first;
     unsigned count, max;
+    unsigned least; /* that there were since mg_block_relax() */
 };
 
-static struct block_list small_blocks = { NULL, 0, SMALL_MAX };
-static struct block_list large_blocks = { NULL, 0, LARGE_MAX };
+static struct block_list small_blocks = { .max = SMALL_MAX };
+static struct block_list large_blocks = { .max = LARGE_MAX };
 static struct mg_span *free_spans;
 static unsigned free_span_count;
 static unsigned live;
@@ -45,7 +48,8 @@ struct mg_block *mg_block_take(size_t size)
     struct mg_block *b = list ? list->first : NULL;
     if (b) {
         list->first = b->next_free;
-        list->count--;
+        if (--list->count < list->least)
+            list->least = list->count;
         mg_unpoison(b->data, size);
     } else {
         if (size > INT32_MAX)
@@ -93,21 +97,36 @@ unsigned mg_block_live(void)
     return live;
 }
 
-static void trim_list(struct block_list *list)
+unsigned mg_block_spare(void)
 {
-    while (list->first) {
+    return small_blocks.count + large_blocks.count;
+}
+
+static void drop_blocks(struct block_list *list, unsigned count)
+{
+    for (list->count -= count; count; count--) {
         struct mg_block *b = list->first;
         list->first = b->next_free;
         mg_unpoison(b->data, b->size);
         free(b);
     }
-    list->count = 0;
+    list->least = list->count;
+}
+
+void mg_block_relax(void)
+{
+    bool any = small_blocks.least || large_blocks.least;
+
+    drop_blocks(&small_blocks, small_blocks.least);
+    drop_blocks(&large_blocks, large_blocks.least);
+    if (any)
+        malloc_trim(KEEP);
 }
 
 void mg_block_trim(void)
 {
-    trim_list(&small_blocks);
-    trim_list(&large_blocks);
+    drop_blocks(&small_blocks, small_blocks.count);
+    drop_blocks(&large_blocks, large_blocks.count);
     while (free_spans) {
         struct mg_span *s = free_spans;
         free_spans = s->next;

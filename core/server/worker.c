@@ -29,12 +29,14 @@
 #include "transport.h"
 #include "vm.h"
 
+static const double RELAX = 10; /* seconds after which memory that nobody has needed meanwhile is given back */
+
 static struct worker {
     const struct mg_worker_options *options;
     struct ev_loop *loop;
     ev_io channel;
     ev_prepare before_sleep;
-    ev_timer drain;
+    ev_timer drain, relax;
     ev_signal term;
     struct mg_generation *candidate; /* loading or waiting for the master's word */
     bool draining, ended, resolving;
@@ -376,6 +378,14 @@ static void after_event(void)
     mg_engine_reap();
 }
 
+static void on_relax(struct ev_loop *loop, ev_timer *t, int events)
+{
+    (void)loop;
+    (void)t;
+    (void)events;
+    mg_block_relax();
+}
+
 static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int events)
 {
     (void)loop;
@@ -478,6 +488,8 @@ int mg_worker_run(const struct mg_worker_options *options)
     mg_exchange_start();
     ev_prepare_init(&w.before_sleep, on_before_sleep);
     ev_prepare_start(w.loop, &w.before_sleep);
+    ev_timer_init(&w.relax, on_relax, RELAX, RELAX);
+    ev_timer_start(w.loop, &w.relax);
     ev_io_init(&w.channel, on_channel, options->channel, EV_READ);
     ev_io_start(w.loop, &w.channel);
     ev_signal_init(&w.term, on_term, SIGTERM);

@@ -211,6 +211,21 @@ static int span_count(const struct mg_chain *c)
     return mg_chain_iovec(c, v, 64);
 }
 
+static void spare_blocks_that_nobody_needs_are_freed_at_the_second_look(void)
+{
+    struct mg_block *a = mg_block_take(MG_BLOCK_LARGE), *b = mg_block_take(MG_BLOCK_LARGE);
+
+    mg_block_give(a);
+    mg_block_give(b);
+    mg_block_relax();
+    assert(mg_block_spare() == 2);
+    mg_block_give(mg_block_take(MG_BLOCK_LARGE));
+    mg_block_relax();
+    assert(mg_block_spare() == 1);
+    mg_block_relax();
+    assert(mg_block_spare() == 0);
+}
+
 static void blocks_come_back_last_in_first_out(void)
 {
     struct mg_block *a = mg_block_take(1), *b = mg_block_take(MG_BLOCK_LARGE), *c = mg_block_take(MG_BLOCK_SMALL + 1);
@@ -658,6 +673,7 @@ static const struct {
     PROMISE(what_is_larger_than_a_chunk_has_its_own),
     PROMISE(running_out_of_an_arena_is_sticky),
     PROMISE(blocks_come_back_last_in_first_out),
+    PROMISE(spare_blocks_that_nobody_needs_are_freed_at_the_second_look),
     PROMISE(bytes_that_go_on_share_one_span),
     PROMISE(splitting_and_dropping_keep_every_byte_once),
     PROMISE(copies_use_the_room_of_a_block_nobody_else_holds),
