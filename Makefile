@@ -16,11 +16,12 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        net/tls_certificate net/tls_tickets net/tls_settings net/tls_session net/tls \
        http/uri http/message http/head http/framing http/websocket http/websocket_key http/h1_write http/h1_read http/h1 \
        http/h2_head http/h2_stream http/h2_send http/h2_write http/h2_read http/h2 \
-       proxy/shared proxy/tally proxy/shared_heap proxy/dict proxy/permit proxy/tcp proxy/pool proxy/dial proxy/peer \
-       proxy/route proxy/task proxy/hook proxy/generation \
+       proxy/shared proxy/tally proxy/shared_heap proxy/dict proxy/permit proxy/leader proxy/tcp proxy/pool proxy/dial \
+       proxy/peer proxy/route proxy/task proxy/window proxy/news proxy/health proxy/ejection proxy/breaker \
+       proxy/health_report proxy/hook proxy/generation \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
-       script/inbox script/outside script/fetch script/coding script/crypto script/key script/hash script/base64 script/waiting \
-       script/seam script/heap script/budget script/sources script/load script/enter script/vm \
+       script/inbox script/outside script/fetch_head script/fetch script/coding script/crypto script/key script/hash \
+       script/base64 script/waiting script/seam script/heap script/budget script/sources script/load script/enter script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets \
        server/launch server/notify server/watch server/channel server/listeners server/generations server/report \
        server/worker server/control server/declared server/children server/probation server/status_report server/reload \

@@ -68,6 +68,9 @@ void mg_children_recount(void);
 /* Nobody is started any more. */
 void mg_children_start_no_more(void);
 
+/* The worker of this slot has ended: what it had in flight and what it led is nobody's, and the slot is free. */
+void mg_child_forget_slot(unsigned slot);
+
 void mg_child_start(struct mg_child *c);
 /* With a delay that grows. */
 void mg_child_start_later(struct mg_child *c);

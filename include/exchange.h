@@ -31,6 +31,7 @@ struct mg_attempt {
     bool reused, stale;      /* over a connection that had served before; which was closed meanwhile */
     bool fresh;              /* no kept connection any more */
     bool refused;            /* the peer has not begun with it: safe to send again */
+    bool bad;                /* the answer's status counts as a failure of the peer */
 };
 
 struct mg_exchange {
@@ -77,7 +78,8 @@ struct mg_exchange {
     mg_slice allow;      /* with 405 */
     mg_slice protocol;   /* of Upgrade, if the client asks for one and may have it */
     double queue_until;
-    struct mg_permit *permits; /* what it is counted under */
+    struct mg_permit *permits;      /* what it is counted under */
+    struct mg_upstream *counted_in; /* in the queue: whose breaker counts it */
 };
 
 #define MG_EXCHANGE_OF(view_pointer) ((struct mg_exchange *)(view_pointer))

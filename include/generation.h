@@ -10,6 +10,7 @@
 #include "address.h"
 #include "arena.h"
 #include "hook.h"
+#include "news.h"
 #include "times.h"
 #include "peer.h"
 #include "route.h"
@@ -96,6 +97,7 @@ struct mg_generation {
     unsigned exchanges; /* and connections in their greeting: it stays as long */
     mg_lua_counts lua;
     struct mg_hooks hooks;
+    struct mg_news news;
     bool watched;      /* its runs are timed */
     unsigned declared; /* chunks of its arena, for the question what is left open */
     int ready_code;    /* what mg_generation_ready said */

@@ -10,6 +10,7 @@
 #include "origin.h"
 #include "shared.h"
 #include "status.h"
+#include "window.h"
 
 enum { MG_PEERS_MAX = 4096, MG_TRIED_MAX = 16 };
 
@@ -23,7 +24,23 @@ struct mg_peer {
     int index;     /* among the upstream's peers now; changes when one before it is removed */
     unsigned twin; /* which of the peers with the same address it is */
     bool removed;
-    struct mg_peer_state *state; /* shared; peer.c's own */
+    bool guarded;                  /* its upstream has a breaker, which hears of each try */
+    bool watched;                  /* the heads of its answers are looked at (mg_health_see) */
+    struct mg_peer_health *health; /* shared; health.c's and ejection.c's */
+    struct mg_peer_state *state;   /* shared; peer.c's own */
+};
+
+/* What is behind the health that a peer's view shows. */
+struct mg_peer_health {
+    uint32_t passed, missed; /* checks in a row */
+    double eased;            /* when it counted as ejected once less */
+    struct mg_window window;
+};
+
+/* What others keep with an upstream. */
+struct mg_watch {
+    struct mg_breaker *breaker; /* breaker.c's, shared; NULL: it has none */
+    struct mg_news *news;       /* of its generation; NULL: of none */
 };
 
 /* Which peers an exchange has tried already. */
@@ -44,19 +61,24 @@ void mg_upstream_set_balance(struct mg_upstream *u, enum mg_balance balance);
 struct mg_peer *mg_upstream_add_peer(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone,
                                      const char **problem);
 
-/* May it be picked: not removed, healthy, not draining, below max_connections, not tried? When none is healthy, all
- * count as healthy. */
+struct mg_watch *mg_upstream_watch(struct mg_upstream *u);
+
+/* May it be picked: not removed, healthy, not draining, below max_connections, not tried? In a panic all count as
+ * healthy: when none is, or a smaller share than spec.panic. */
 bool mg_peer_may(const struct mg_peer *p, const struct mg_tried *tried);
 /* By the upstream's own balance: smooth weighted round robin over all workers, or the least in flight by weight (ties
  * by
  * turn). NULL if none may be picked; *full says whether max_connections alone was in the way. */
 struct mg_peer *mg_peer_pick(struct mg_upstream *u, const struct mg_tried *tried, bool *full);
 
-/* What a health check found. All workers see it, and mg_upstream_version() changes. */
+/* All workers see it, and mg_upstream_version() changes. Called by mg_health_settle() alone. */
 void mg_peer_set_healthy(struct mg_peer *p, bool healthy);
+/* Has a panic begun or ended that nobody was told of? True once over all workers. */
+bool mg_upstream_panic_changed(struct mg_upstream *u, bool *panics);
 
 /* A try begins and ends. latency: seconds to the response's head, below 0 if there was none; the
- * average that scripts see takes in a tenth of each. */
+ * average that scripts see takes in a tenth of each. One that did not fail and has no latency was given up: nothing is
+ * known of the peer by it. */
 void mg_peer_begin(struct mg_peer *p);
 void mg_peer_end(struct mg_peer *p, bool failed, double latency);
 /* Takes off what the worker of this slot had in flight, which has died. */
@@ -64,6 +86,6 @@ void mg_peer_forget_slot(unsigned slot);
 
 /* The retry budget, a token bucket a worker: each request pays in spec.retry_budget, and another try of one that an
  * origin may have seen takes 1. It begins full, with 100 (or empty, without a budget), so that the requests under way
- * when a peer dies can all be tried again. */
-void mg_upstream_request(struct mg_upstream *u);
+ * when a peer dies can all be tried again. True: the upstream's breaker must be asked (breaker.h). */
+bool mg_upstream_request(struct mg_upstream *u);
 bool mg_upstream_may_retry(struct mg_upstream *u);

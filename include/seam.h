@@ -123,6 +123,7 @@ typedef struct mg_dict mg_dict;
 typedef struct mg_coder mg_coder;
 typedef struct mg_tls mg_tls;
 typedef struct mg_certificate mg_certificate;
+typedef struct mg_leader mg_leader;
 
 /* ---- An exchange: the part that Lua reads in place, without a call. ---- */
 
@@ -317,7 +318,13 @@ void mg_socket_close(mg_socket *s);
  * set), then send: ticket until the response's head is there. Belongs to the task. */
 int mg_fetch_open(mg_task *t, const char *host, uint32_t hlen, int port, mg_tls *tls, const char *method, uint32_t mlen,
                   const char *target, uint32_t tlen, mg_fetch **out);
+/* The same to a peer, as its upstream's requests go there, but on a connection of its own (with HTTP/2: on one that is
+ * shared). port 0: the peer's. */
+int mg_fetch_open_peer(mg_task *t, const mg_peer *p, int port, const char *method, uint32_t mlen, const char *target,
+                       uint32_t tlen, mg_fetch **out);
 mg_message *mg_fetch_request(mg_fetch *f);
+/* Once the body was read to its end: NULL if there were none. */
+mg_message *mg_fetch_trailers(mg_fetch *f);
 /* timeout: of the whole fetch up to the head, and then between pieces; max: bytes of body taken in before MG_FULL (0:
  * none). */
 int mg_fetch_send(mg_fetch *f, const char *body, uint32_t len, double timeout);
@@ -339,8 +346,16 @@ typedef struct mg_peer_view {
     uint64_t requests; /* tries begun */
     uint32_t failures; /* in a row */
     uint32_t failed;   /* in all */
-    uint8_t healthy;
+    uint8_t healthy;   /* neither down nor ejected */
     uint8_t draining;
+    uint8_t down;         /* its checks have failed */
+    uint8_t ejected;      /* until ejected_until */
+    uint32_t ejections;   /* how long the next one is; falls again while it does well */
+    double ejected_until; /* mg_now() */
+    double checked;       /* mg_now() when it was checked last; 0: never */
+    double load;          /* as it said itself, at `loaded` (mg_now()); 0: never */
+    double loaded;
+    char why[96]; /* of what became of it last, ended by a zero byte */
 } mg_peer_view;
 
 mg_peer_view *mg_peer_look(mg_peer *p);
@@ -352,6 +367,7 @@ int mg_peer_twin(const mg_peer *p);   /* which of the peers with the same addres
  * taken from the first call for a peer of this upstream. */
 double mg_peer_peak(mg_peer *p);
 void mg_peer_drain(mg_peer *p, bool on);
+void mg_peer_set_load(mg_peer *p, double load);
 int mg_upstream_count(const mg_upstream *u);
 mg_peer *mg_upstream_peer(const mg_upstream *u, int index); /* from 0, in the order of declaration */
 int mg_peer_index(const mg_peer *p);
@@ -365,6 +381,46 @@ void mg_retry_verdict(mg_view *x, bool again);
 /* While traffic flows: peers come and go. The address is "host:port" or "unix:...". NULL: malformed. */
 mg_peer *mg_upstream_add(mg_upstream *u, const char *address, uint32_t len, double weight);
 void mg_peer_remove(mg_peer *p);
+
+/* ---- Their health. ---- */
+
+/* Too few are healthy: all count. */
+bool mg_upstream_panics(mg_upstream *u);
+const char *mg_breaker_word(mg_upstream *u); /* "closed", "open", "half open"; "none" */
+/* The generation is in force: what it does not look at any more counts no longer. */
+void mg_upstream_begin(mg_upstream *u);
+/* A check has passed, or failed for this reason. Called by whoever leads. */
+void mg_peer_checked(mg_peer *p, bool passed, const char *why, uint32_t len);
+/* Ejections that are over, and what windows show. Called at an interval by whoever leads. */
+void mg_upstream_judge(mg_upstream *u);
+
+/* The place of this name: one worker leads there. NULL: the shared memory is full. */
+mg_leader *mg_leader_of(const char *name, uint32_t len);
+/* Is it this worker, which has led before or finds nobody who does? If so, for these seconds more. */
+bool mg_leader_lead(mg_leader *l, double seconds);
+
+/* What has become of peers, for the script. */
+enum mg_news_kind {
+    MG_NEWS_HEALTHY,
+    MG_NEWS_UNHEALTHY,
+    MG_NEWS_EJECTED,
+    MG_NEWS_BACK,
+    MG_NEWS_PANIC,
+    MG_NEWS_CALM,
+    MG_NEWS_BREAKER_OPEN,
+    MG_NEWS_BREAKER_HALF_OPEN,
+    MG_NEWS_BREAKER_CLOSED,
+};
+typedef struct mg_news_item {
+    mg_upstream *upstream;
+    mg_peer *peer; /* NULL: of the upstream as a whole */
+    int32_t kind;
+    mg_slice reason;
+} mg_news_item;
+/* Ticket until there is some of what this worker has decided; one task at a time. */
+int mg_news_wait(mg_generation *g, mg_task *t);
+/* The next one; false if there is none. */
+bool mg_news_take(mg_generation *g, mg_news_item *out);
 
 /* ---- Values shared by all workers. ---- */
 
@@ -516,6 +572,25 @@ typedef struct mg_listen_spec {
 /* 0 or above, or below 0 with mg_problem. Nothing is bound. */
 int mg_declare_listen(mg_generation *g, const mg_listen_spec *spec);
 
+/* Peers that fail are left out: ejection.h. */
+typedef struct mg_eject_spec {
+    bool on;
+    uint32_t consecutive; /* failures in a row; 0: not looked at */
+    uint32_t least;       /* tries within the window, below which it shows nothing */
+    double errors;        /* share of the tries within the window; 0: not looked at */
+    double latency;       /* how many times the others' median; 0: not looked at */
+    double window, time, time_most;
+    double share; /* of the peers that may be out at once */
+} mg_eject_spec;
+/* An upstream's circuit breaker: breaker.h. */
+typedef struct mg_breaker_spec {
+    bool on;
+    uint32_t consecutive, least;
+    uint32_t max_active, max_waiting; /* 0: no bound */
+    uint32_t tries;                   /* that may pass while it is half open */
+    double errors, window, time, time_most;
+} mg_breaker_spec;
+
 typedef struct mg_upstream_spec {
     mg_slice name;
     mg_slice where;
@@ -532,6 +607,13 @@ typedef struct mg_upstream_spec {
     double retry_budget; /* retries a request, at most, over time */
     double connect_timeout, response_timeout, read_timeout, send_timeout, timeout;
     double keepalive_timeout, queue_timeout;
+    uint32_t rise, fall; /* checks in a row; 0: there are none */
+    double panic;        /* the share of healthy peers below which all count */
+    mg_slice load_header;
+    uint32_t error_status_count; /* answers that count as failures, with eject or breaker */
+    uint16_t error_status[16];
+    mg_eject_spec eject;
+    mg_breaker_spec breaker;
 } mg_upstream_spec;
 enum mg_balance { MG_BALANCE_ROUND_ROBIN, MG_BALANCE_LEAST_CONN };
 void mg_upstream_default(mg_upstream_spec *spec);

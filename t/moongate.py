@@ -271,7 +271,7 @@ class Moongate:
         open_now = {}
         for worker in self.status()["workers"]:
             for what in LEFT_OPEN:
-                at_first = self.from_the_start.get(what, 0) if what in ("arenas", "tasks") else 0
+                at_first = self.from_the_start.get(what, 0) if what in ("arenas", "tasks", "tickets", "fibers") else 0
                 if worker[what] > at_first:
                     open_now[f"worker {worker['number']}: {what}"] = worker[what]
         return open_now

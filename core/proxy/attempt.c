@@ -7,8 +7,11 @@
 
 #include <assert.h>
 
+#include "breaker.h"
+#include "ejection.h"
 #include "engine.h"
 #include "forward.h"
+#include "health.h"
 #include "log.h"
 
 static const double QUEUE_LOOK = 0.02; /* seconds between looks for a peer that another worker has freed */
@@ -56,6 +59,9 @@ static void leave_queue(struct mg_exchange *x)
     x->next = NULL;
     x->queued = false;
     mg_timeout_clear(&x->patience);
+    if (x->counted_in)
+        mg_breaker_waits(x->counted_in, false);
+    x->counted_in = NULL;
 }
 
 static void on_patience(struct mg_timeout *t)
@@ -75,6 +81,9 @@ static void enter_queue(struct mg_exchange *x)
     queue_last = x;
     x->next = NULL;
     x->queued = true;
+    x->counted_in = spec_of(x)->breaker.on ? x->view.upstream : NULL;
+    if (x->counted_in)
+        mg_breaker_waits(x->counted_in, true);
     x->queue_until = mg_clock_now() + spec_of(x)->queue_timeout;
     x->patience.fire = on_patience;
     mg_timeout_set(&x->patience, mg_clock_queue(QUEUE_LOOK));
@@ -96,11 +105,17 @@ static void call_next(const struct mg_upstream *u)
 static void release_peer(struct mg_exchange *x, bool failed, double latency)
 {
     struct mg_attempt *a = &x->attempt;
+    struct mg_peer *p = a->peer;
 
-    if (!a->peer)
+    if (!p)
         return;
-    struct mg_upstream *u = a->peer->upstream;
-    mg_peer_end(a->peer, failed, latency);
+    struct mg_upstream *u = p->upstream;
+    failed = failed || a->bad;
+    mg_peer_end(p, failed, latency);
+    if (failed)
+        mg_ejection_failed(p);
+    if (p->guarded)
+        mg_breaker_ended(u, failed ? MG_OUTCOME_FAILED : latency >= 0 ? MG_OUTCOME_GOOD : MG_OUTCOME_UNKNOWN);
     a->peer = NULL;
     if (queue_first)
         call_next(u);
@@ -216,6 +231,8 @@ static void on_head(struct mg_stream *s, const struct mg_message *m, bool last)
     x->view.from_peer = 1;
     a->answered = true;
     a->latency = mg_clock_now() - a->began;
+    if (a->peer && a->peer->watched)
+        a->bad = mg_health_see(a->peer, m);
     mg_engine_run(x);
 }
 
@@ -336,7 +353,7 @@ static void begin_try(struct mg_exchange *x, struct mg_peer *p)
     a->picked = NULL;
     a->failure = MG_FAIL_NONE;
     a->text = NULL;
-    a->sent = a->answered = a->stale = a->refused = false;
+    a->sent = a->answered = a->stale = a->refused = a->bad = false;
     a->began = mg_clock_now();
     a->dial = (struct mg_dial){
         .done = on_dialled,
@@ -349,6 +366,8 @@ static void begin_try(struct mg_exchange *x, struct mg_peer *p)
     if (x->tried.count < MG_TRIED_MAX)
         x->tried.peers[x->tried.count++] = p;
     mg_peer_begin(p);
+    if (p->guarded)
+        mg_breaker_began(p->upstream);
     a->total.fire = on_total;
     if (total > 0 && !x->bytes)
         mg_timeout_set(&a->total, mg_clock_queue(total));
@@ -357,15 +376,29 @@ static void begin_try(struct mg_exchange *x, struct mg_peer *p)
 static enum mg_next no_peer(struct mg_exchange *x, bool full)
 {
     const mg_upstream_spec *spec = spec_of(x);
+    const char *why;
 
     if (x->queued && mg_clock_now() < x->queue_until)
         return MG_PARK;
+    if (full && !x->queued && spec->breaker.on && !mg_breaker_may_wait(x->view.upstream, &why))
+        return mg_engine_fail(x, 503, mg_arena_text(x->arena, why));
     if (full && !x->queued && queue_length(x->view.upstream) < spec->queue) {
         enter_queue(x);
         return MG_PARK;
     }
     leave_queue(x);
     return mg_engine_fail(x, 503, full ? "all peers are at max_connections" : "no peer is left to try");
+}
+
+/* The first try of a request. False, and the exchange fails, if the upstream's breaker lets it not pass. */
+static bool is_admitted(struct mg_exchange *x)
+{
+    const char *why;
+
+    if (!mg_upstream_request(x->view.upstream) || mg_breaker_admit(x->view.upstream, &why))
+        return true;
+    mg_engine_fail(x, 503, mg_arena_text(x->arena, why));
+    return false;
 }
 
 enum mg_next mg_attempt_balance(struct mg_exchange *x)
@@ -375,8 +408,8 @@ enum mg_next mg_attempt_balance(struct mg_exchange *x)
 
     if (!x->view.upstream)
         return mg_engine_fail(x, 500, "the route ends nowhere: no upstream was named");
-    if (x->view.tries == 0 && !x->queued && !a->picked && !(x->entered & 1u << MG_PHASE_BALANCE))
-        mg_upstream_request(x->view.upstream);
+    if (x->view.tries == 0 && !x->queued && !a->picked && !(x->entered & 1u << MG_PHASE_BALANCE) && !is_admitted(x))
+        return MG_MORE;
     if (mg_engine_hooks(x, MG_PHASE_BALANCE) == MG_PARK)
         return MG_PARK;
     if (x->failed || x->answered)
@@ -522,6 +555,8 @@ static bool may_retry(struct mg_exchange *x)
     bool again = x->retry_known ? x->retry_again : (spec->retry_on >> x->attempt.failure & 1) && is_safe_to_repeat(x);
 
     if (!again || !is_replayable(x) || x->view.tries >= attempts || !has_untried_peer(x))
+        return false;
+    if (spec->breaker.on && !mg_breaker_is_closed(x->view.upstream))
         return false;
     /* The budget bounds the load that retries add. A try whose request never went out has added none. */
     return !x->attempt.sent || mg_upstream_may_retry(x->view.upstream);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "breaker.h"
 #include "dial.h"
 #include "log.h"
 #include "shared.h"
@@ -87,6 +88,7 @@ void mg_generation_free(struct mg_generation *g)
     free(g->tls);
     if (g->router)
         mg_router_free(g->router);
+    mg_news_free(&g->news);
     mg_tickets_free(&g->tickets);
     free(g->exchange_slots.free);
     free(g->connection_slots.free);
@@ -183,6 +185,22 @@ void mg_upstream_default(mg_upstream_spec *spec)
         .send_timeout = 30,
         .keepalive_timeout = 60,
         .queue_timeout = 1,
+        .error_status_count = 4,
+        .error_status = { 500, 502, 503, 504 },
+        .eject = { .consecutive = 5,
+                   .least = 20,
+                   .errors = 0.5,
+                   .window = 10,
+                   .time = 10,
+                   .time_most = 300,
+                   .share = 0.5 },
+        .breaker = { .consecutive = 0,
+                     .least = 20,
+                     .errors = 0.5,
+                     .window = 10,
+                     .tries = 3,
+                     .time = 5,
+                     .time_most = 60 },
     };
 }
 
@@ -339,7 +357,11 @@ mg_upstream *mg_declare_upstream(mg_generation *g, const mg_upstream_spec *spec)
         return NULL;
     }
     g->upstreams[g->upstream_count++] = u;
-    return u;
+    mg_upstream_watch(u)->news = &g->news;
+    if (mg_breaker_open(u))
+        return u;
+    refuse("the shared memory has no room for one more breaker; raise shared_size");
+    return NULL;
 }
 
 mg_peer *mg_declare_peer(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone,

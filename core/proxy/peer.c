@@ -33,17 +33,19 @@ struct mg_peer_state {
     mg_peer_view view;             /* first: Lua reads it in place */
     double peak, peaked;           /* latency of mg_peer_peak, as of mg_clock_now() then */
     uint32_t born;                 /* view.healthy has been set for the first time */
+    struct mg_peer_health health;  /* behind view.healthy */
     uint32_t active[MG_SLOTS_MAX]; /* in flight; only its own worker writes a slot */
 };
 
 struct upstream_state {
     uint64_t cursor;  /* of the round robin, over all workers */
     uint32_t version; /* health and draining have changed */
+    uint32_t panic;   /* it was told of */
 };
 
 struct mg_upstream {
     mg_upstream_spec spec;
-    char *text; /* name and where */
+    char *text; /* name, where and load_header */
     struct upstream_state *state;
     struct mg_peer **peers; /* those that are not removed, in the order of declaration */
     struct mg_peer **removed;
@@ -56,6 +58,9 @@ struct mg_upstream {
     bool peaks;       /* somebody asks for mg_peer_peak */
     unsigned tie;     /* where least_conn begins to look */
     uint32_t version; /* peers have come or gone */
+    bool panics;      /* as of that version of all; looked at anew when it changes */
+    uint32_t panics_at;
+    struct mg_watch watch;
     double budget;
 };
 
@@ -74,7 +79,7 @@ struct mg_upstream *mg_upstream_new(const mg_upstream_spec *spec, const char **p
     if (!u)
         return NULL;
     u->spec = *spec;
-    u->text = malloc((size_t)spec->name.len + spec->where.len + 1);
+    u->text = malloc((size_t)spec->name.len + spec->where.len + spec->load_header.len + 1);
     if (!u->text)
         goto drop_upstream;
     if (len < 0 || (size_t)len >= sizeof(name) - 64) {
@@ -92,6 +97,9 @@ struct mg_upstream *mg_upstream_new(const mg_upstream_spec *spec, const char **p
         memcpy(u->text, spec->name.ptr, spec->name.len);
     if (spec->where.len)
         memcpy(u->text + spec->name.len, spec->where.ptr, spec->where.len);
+    u->spec.load_header.ptr = u->text + spec->name.len + spec->where.len;
+    if (spec->load_header.len)
+        memcpy(u->text + spec->name.len + spec->where.len, spec->load_header.ptr, spec->load_header.len);
     u->times = (struct mg_times){
         .body = mg_clock_queue(spec->read_timeout),
         .send = mg_clock_queue(spec->send_timeout),
@@ -101,6 +109,7 @@ struct mg_upstream *mg_upstream_new(const mg_upstream_spec *spec, const char **p
     u->response = mg_clock_queue(spec->response_timeout);
     u->budget = spec->retry_budget > 0 ? BUDGET_MOST : 0;
     u->stale = true;
+    u->panics_at = UINT32_MAX;
     *problem = NULL;
     return u;
 
@@ -139,6 +148,11 @@ const mg_upstream_spec *mg_upstream_spec_of(const struct mg_upstream *u)
 void mg_upstream_set_balance(struct mg_upstream *u, enum mg_balance balance)
 {
     u->spec.balance = balance;
+}
+
+struct mg_watch *mg_upstream_watch(struct mg_upstream *u)
+{
+    return &u->watch;
 }
 
 /* ---- Peers come and go. ---- */
@@ -314,6 +328,9 @@ struct mg_peer *mg_upstream_add_peer(struct mg_upstream *u, mg_slice address, do
     p->twin = twin;
     p->state = state;
     p->view = &state->view;
+    p->health = &state->health;
+    p->guarded = u->spec.breaker.on;
+    p->watched = u->spec.breaker.on || u->spec.eject.on || u->spec.load_header.len;
     if (!(p->view->since > 0))
         p->view->since = mg_clock_read();
     p->weight = weight;
@@ -439,17 +456,38 @@ static bool may_serve(const struct mg_peer *p, const struct mg_tried *tried)
 }
 
 /* Among those that are not draining. */
-static bool none_is_healthy(const struct mg_upstream *u)
+static bool too_few_are_healthy(const struct mg_upstream *u)
 {
-    for (unsigned i = 0; i < u->count; i++)
-        if (u->peers[i]->view->healthy && !u->peers[i]->view->draining)
-            return false;
-    return true;
+    unsigned healthy = 0, all = 0;
+
+    for (unsigned i = 0; i < u->count; i++) {
+        const mg_peer_view *view = u->peers[i]->view;
+        all += !view->draining;
+        healthy += !view->draining && view->healthy;
+    }
+    return !healthy || healthy < u->spec.panic * all;
+}
+
+bool mg_upstream_panics(mg_upstream *u)
+{
+    uint32_t version = mg_upstream_version(u);
+
+    if (u->panics_at != version) {
+        u->panics = too_few_are_healthy(u);
+        u->panics_at = version;
+    }
+    return u->panics;
+}
+
+bool mg_upstream_panic_changed(struct mg_upstream *u, bool *panics)
+{
+    *panics = mg_upstream_panics(u);
+    return u->count && __atomic_exchange_n(&u->state->panic, *panics, __ATOMIC_ACQ_REL) != *panics;
 }
 
 bool mg_peer_may(const struct mg_peer *p, const struct mg_tried *tried)
 {
-    return may_serve(p, tried) && (p->view->healthy || none_is_healthy(p->upstream)) && !is_full(p);
+    return may_serve(p, tried) && (p->view->healthy || mg_upstream_panics(p->upstream)) && !is_full(p);
 }
 
 /* How often each peer comes in a round, as whole numbers: the smallest that have the weights' proportions, or near ones
@@ -522,7 +560,7 @@ static bool make_round(struct mg_upstream *u)
  * shared by all and does not fall to its neighbour. */
 static struct mg_peer *pick_further(struct mg_upstream *u, const struct mg_tried *tried, uint64_t at, bool *full)
 {
-    bool any = none_is_healthy(u);
+    bool any = mg_upstream_panics(u);
 
     for (unsigned i = 0; i < u->turn_count; i++) {
         struct mg_peer *p = u->peers[u->turns[(at + i) % u->turn_count]];
@@ -556,7 +594,7 @@ static struct mg_peer *pick_least(struct mg_upstream *u, const struct mg_tried *
 {
     struct mg_peer *best = NULL;
     double least = 0;
-    bool any = none_is_healthy(u);
+    bool any = mg_upstream_panics(u);
     unsigned at = u->tie++ % u->count;
 
     for (unsigned i = 0; i < u->count; i++) {
@@ -639,11 +677,11 @@ void mg_peer_end(struct mg_peer *p, bool failed, double latency)
     if (failed) {
         __atomic_fetch_add(&view->failures, 1, __ATOMIC_RELAXED);
         __atomic_fetch_add(&view->failed, 1, __ATOMIC_RELAXED);
-    } else if (__atomic_load_n(&view->failures, __ATOMIC_RELAXED)) {
-        __atomic_store_n(&view->failures, 0, __ATOMIC_RELAXED);
     }
     if (latency < 0)
         return;
+    if (!failed && __atomic_load_n(&view->failures, __ATOMIC_RELAXED))
+        __atomic_store_n(&view->failures, 0, __ATOMIC_RELAXED);
     if (p->upstream->peaks)
         note_peak(p->state, latency);
     /* Two workers at once may lose a sample, which an average does not mind. */
@@ -662,11 +700,12 @@ void mg_peer_forget_slot(unsigned slot)
         __atomic_store_n(&state->active[slot], 0, __ATOMIC_RELAXED);
 }
 
-void mg_upstream_request(struct mg_upstream *u)
+bool mg_upstream_request(struct mg_upstream *u)
 {
     u->budget += u->spec.retry_budget;
     if (u->budget > BUDGET_MOST)
         u->budget = BUDGET_MOST;
+    return u->spec.breaker.on;
 }
 
 bool mg_upstream_may_retry(struct mg_upstream *u)

@@ -14,13 +14,13 @@
 #include "block.h"
 #include "clock.h"
 #include "dial.h"
+#include "fetch_head.h"
 #include "outside.h"
-#include "uri.h"
+#include "peer.h"
 
 enum {
     FETCH_MAGIC = 0x6d676665,
     BUCKETS = 256,          /* of the table of owners; a power of two */
-    HOST_MOST = 253 + 7,    /* a name and its port */
     HELD_HIGH = 256 * 1024, /* of the body, while nobody reads it */
     HELD_LOW = 64 * 1024,
     KEPT_MOST = 64, /* idle connections to one address */
@@ -32,7 +32,7 @@ struct mg_fetch {
     struct mg_fetch *next, *previous; /* in its owner's bucket */
     struct mg_task *task;
     struct mg_arena *arena;
-    struct mg_message request, response;
+    struct mg_message request, response, trailers;
     struct mg_origin origin;
     struct mg_dial dial;
     struct mg_stream *stream;  /* NULL before, and after its end */
@@ -45,6 +45,8 @@ struct mg_fetch {
     bool sent, answered, whole; /* whole: the response */
     bool stopped;               /* too much waits to be read */
     bool again;                 /* this is the second try */
+    bool of_peer;               /* a peer is asked, on a new connection */
+    bool trailed;               /* trailers came */
 };
 
 static struct mg_fetch *buckets[BUCKETS];
@@ -119,74 +121,19 @@ unsigned mg_fetch_live(void)
 
 /* ---- The request. ---- */
 
-static enum mg_status set_host(struct mg_fetch *f, mg_slice host, int port, int usual)
-{
-    char text[HOST_MOST + 2];
-    size_t len = 0;
-    bool is_ip6 = memchr(host.ptr, ':', host.len) && host.ptr[0] != '[';
-
-    if (host.len > 5 && memcmp(host.ptr, "unix:", 5) == 0)
-        return mg_message_set(&f->request, MG_LIT("Host"), MG_LIT("localhost"));
-    if (host.len > HOST_MOST - 7)
-        return MG_MALFORMED;
-    if (is_ip6)
-        text[len++] = '[';
-    memcpy(text + len, host.ptr, host.len);
-    len += host.len;
-    if (is_ip6)
-        text[len++] = ']';
-    if (port != usual) {
-        text[len++] = ':';
-        char digits[20];
-        size_t n = mg_text_put_number(digits, (uint64_t)port);
-        memcpy(text + len, digits, n);
-        len += n;
-    }
-    mg_slice value = { text, (uint32_t)len };
-    return mg_host_is_valid(value) ? mg_message_set(&f->request, MG_LIT("Host"), value) : MG_MALFORMED;
-}
-
-static bool is_target(mg_slice method, mg_slice target)
-{
-    struct mg_target parsed;
-
-    return mg_text_is_token(method) && mg_target_parse(method, target, &parsed) == MG_OK &&
-           (parsed.form == MG_TARGET_ORIGIN || parsed.form == MG_TARGET_ASTERISK);
-}
-
-static enum mg_status begin_request(struct mg_fetch *f, mg_slice host, int port, struct mg_tls *tls, mg_slice method,
-                                    mg_slice target)
-{
-    bool local = host.len > 5 && memcmp(host.ptr, "unix:", 5) == 0;
-
-    if (!host.len || port < (local ? 0 : 1) || port > 65535 || !is_target(method, target))
-        return MG_MALFORMED;
-    mg_message_init(&f->request, f->arena);
-    f->request.version = 11;
-    f->request.method = mg_arena_copy(f->arena, method);
-    f->request.target = mg_arena_copy(f->arena, target);
-    mg_slice kept = mg_arena_copy(f->arena, host);
-    if (mg_arena_failed(f->arena))
-        return MG_NO_MEMORY;
-    mg_origin_open(&f->origin, kept, (uint16_t)port);
-    f->origin.tls = tls;
-    return set_host(f, host, port, tls ? 443 : 80);
-}
-
 static void on_timeout(struct mg_timeout *t);
 
-int mg_fetch_open(mg_task *t, const char *host, uint32_t hlen, int port, mg_tls *tls, const char *method, uint32_t mlen,
-                  const char *target, uint32_t tlen, mg_fetch **out)
+/* Its parts are still to come. NULL without memory. */
+static struct mg_fetch *new_fetch(struct mg_task *t)
 {
     struct mg_fetch *f = calloc(1, sizeof(*f));
 
-    *out = NULL;
     if (!f)
-        return MG_NO_MEMORY;
+        return NULL;
     f->arena = mg_arena_new();
     if (!f->arena) {
         free(f);
-        return MG_NO_MEMORY;
+        return NULL;
     }
     f->magic = FETCH_MAGIC;
     f->task = t;
@@ -197,15 +144,61 @@ int mg_fetch_open(mg_task *t, const char *host, uint32_t hlen, int port, mg_tls 
         f->next->previous = f;
     *bucket = f;
     live++;
+    return f;
+}
 
-    enum mg_status status = begin_request(f, (mg_slice){ host, hlen }, port, tls, (mg_slice){ method, mlen },
-                                          (mg_slice){ target, tlen });
-    if (status != MG_OK) {
+/* Hands it out, or lets go of it. */
+static int hand_out(struct mg_fetch *f, enum mg_status status, mg_fetch **out)
+{
+    *out = status == MG_OK ? f : NULL;
+    if (status != MG_OK)
         mg_fetch_close(f);
-        return status;
-    }
-    *out = f;
-    return MG_OK;
+    return status;
+}
+
+int mg_fetch_open(mg_task *t, const char *host, uint32_t hlen, int port, mg_tls *tls, const char *method, uint32_t mlen,
+                  const char *target, uint32_t tlen, mg_fetch **out)
+{
+    struct mg_fetch *f = new_fetch(t);
+
+    *out = NULL;
+    if (!f)
+        return MG_NO_MEMORY;
+    struct mg_fetch_place place = { { host, hlen }, port, tls ? 443 : 80 };
+    enum mg_status status = mg_fetch_head_begin(&f->request, f->arena, &place, (mg_slice){ method, mlen },
+                                                (mg_slice){ target, tlen });
+    mg_slice kept = mg_arena_copy(f->arena, place.host);
+    if (status == MG_OK && mg_arena_failed(f->arena))
+        status = MG_NO_MEMORY;
+    mg_origin_open(&f->origin, status == MG_OK ? kept : MG_LIT(""), (uint16_t)port);
+    f->origin.tls = tls;
+    f->origin.keepalive = KEPT_MOST;
+    return hand_out(f, status, out);
+}
+
+/* The upstream's own bounds and times count; a connection that was made for this alone is not kept. */
+int mg_fetch_open_peer(mg_task *t, const mg_peer *p, int port, const char *method, uint32_t mlen, const char *target,
+                       uint32_t tlen, mg_fetch **out)
+{
+    struct mg_fetch *f = new_fetch(t);
+
+    *out = NULL;
+    if (!f)
+        return MG_NO_MEMORY;
+    struct mg_fetch_place place = { p->origin.host, port ? port : p->origin.port, p->origin.tls ? 443 : 80 };
+    enum mg_status status = mg_fetch_head_begin(&f->request, f->arena, &place, (mg_slice){ method, mlen },
+                                                (mg_slice){ target, tlen });
+    mg_origin_open(&f->origin, place.host, (uint16_t)place.port);
+    f->origin.limits = p->origin.limits;
+    f->origin.times = p->origin.times;
+    f->origin.connect = p->origin.connect;
+    f->origin.protocol = p->origin.protocol;
+    f->origin.proxy_protocol = p->origin.proxy_protocol;
+    f->origin.tls = p->origin.tls;
+    f->origin.connections = p->origin.connections;
+    f->origin.keepalive = p->origin.protocol == MG_PROTOCOL_HTTP1 ? 0 : p->origin.keepalive;
+    f->of_peer = true;
+    return hand_out(f, status, out);
 }
 
 mg_message *mg_fetch_request(mg_fetch *f)
@@ -216,6 +209,11 @@ mg_message *mg_fetch_request(mg_fetch *f)
 mg_message *mg_fetch_response(mg_fetch *f)
 {
     return f->answered ? &f->response : NULL;
+}
+
+mg_message *mg_fetch_trailers(mg_fetch *f)
+{
+    return f->trailed ? &f->trailers : NULL;
 }
 
 int mg_fetch_status(mg_fetch *f)
@@ -282,8 +280,8 @@ static void on_trailers(struct mg_stream *s, const struct mg_message *m)
 {
     struct mg_fetch *f = s->owner;
 
-    (void)m;
-    f->whole = true;
+    mg_message_keep(&f->trailers, m, f->arena);
+    f->trailed = f->whole = true;
 }
 
 static void on_interim(struct mg_stream *s, const struct mg_message *m)
@@ -412,37 +410,10 @@ static enum mg_status try(struct mg_fetch *f, enum mg_dial_how how)
 
 /* ---- Sending and reading, for the seam. ---- */
 
-static enum mg_status set_default(struct mg_message *m, mg_slice name, mg_slice value)
-{
-    return mg_message_find(m, name) ? MG_OK : mg_message_set(m, name, value);
-}
-
-/* What frames the message, and what belongs to the connection, is ours to say. */
-static enum mg_status finish_head(struct mg_fetch *f, uint32_t body_len)
-{
-    struct mg_message *m = &f->request;
-    bool has_body = body_len || mg_method_is(m->method, "POST") || mg_method_is(m->method, "PUT") ||
-                    mg_method_is(m->method, "PATCH");
-    char digits[20];
-
-    mg_message_strip_hop(m);
-    mg_message_remove_known(m, MG_FIELD_CONTENT_LENGTH);
-    mg_message_remove_known(m, MG_FIELD_EXPECT);
-    mg_message_remove_known(m, MG_FIELD_TRAILER);
-    enum mg_status status = set_default(m, MG_LIT("User-Agent"), MG_LIT("moongate"));
-    if (status == MG_OK)
-        status = set_default(m, MG_LIT("Accept"), MG_LIT("*/*"));
-    if (status == MG_OK && has_body) {
-        mg_slice length = { digits, (uint32_t)mg_text_put_number(digits, body_len) };
-        status = mg_message_set(m, MG_LIT("Content-Length"), length);
-    }
-    return status;
-}
-
 static void set_times(struct mg_fetch *f, struct mg_clock_queue *queue)
 {
-    f->origin.times = (struct mg_times){ .body = queue, .send = queue, .idle = mg_clock_queue(KEPT_SECONDS) };
-    f->origin.keepalive = KEPT_MOST;
+    if (!f->of_peer)
+        f->origin.times = (struct mg_times){ .body = queue, .send = queue, .idle = mg_clock_queue(KEPT_SECONDS) };
     mg_timeout_set(&f->timeout, queue);
 }
 
@@ -460,7 +431,7 @@ int mg_fetch_send(mg_fetch *f, const char *body, uint32_t len, double timeout)
     if (f->sent)
         return MG_TOO_LATE;
     f->sent = true;
-    enum mg_status status = finish_head(f, len);
+    enum mg_status status = mg_fetch_head_finish(&f->request, len);
     if (status != MG_OK)
         return status;
     mg_chain_copy(&f->body, body, len);
@@ -470,7 +441,10 @@ int mg_fetch_send(mg_fetch *f, const char *body, uint32_t len, double timeout)
     if (ticket < 0)
         return ticket;
     set_times(f, mg_outside_patience(timeout));
-    if (try(f, mg_method_is_idempotent(f->request.method) ? MG_DIAL_ANY : MG_DIAL_CHECKED) == MG_OK)
+    enum mg_dial_how how = f->of_peer                                   ? MG_DIAL_FRESH
+                           : mg_method_is_idempotent(f->request.method) ? MG_DIAL_ANY
+                                                                        : MG_DIAL_CHECKED;
+    if (try(f, how) == MG_OK)
         return ticket;
     mg_task_cancel(f->task, ticket);
     return MG_NO_MEMORY;

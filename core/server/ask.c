@@ -60,6 +60,36 @@ static void print_worker(const json_t *w)
     print_each(json_object_get(w, "generations"), print_other);
 }
 
+static void print_out(const json_t *p)
+{
+    double left = number(p, "left");
+
+    printf("        %s is %s", text(p, "address"), text(p, "state"));
+    if (left > 0)
+        printf(" for another %.0f s", left);
+    printf(": %s\n", text(p, "why"));
+}
+
+static void print_upstream(const json_t *u)
+{
+    bool panic = json_is_true(json_object_get(u, "panic"));
+
+    printf("%-24s %6.0f %8.0f %8.0f %9.0f  %s%s\n", text(u, "name"), number(u, "peers"), number(u, "healthy"),
+           number(u, "ejected"), number(u, "draining"), text(u, "breaker"), panic ? ", in panic" : "");
+    print_each(json_object_get(u, "out"), print_out);
+}
+
+/* One of the workers tells of them. */
+static void print_upstreams(const json_t *w)
+{
+    const json_t *list = json_object_get(w, "upstreams");
+
+    if (!json_array_size(list))
+        return;
+    printf("\nupstream                  peers  healthy  ejected  draining  breaker\n");
+    print_each(list, print_upstream);
+}
+
 static void print_status(const json_t *o)
 {
     const json_t *probation = json_object_get(o, "probation"), *rollback = json_object_get(o, "rollback");
@@ -75,6 +105,7 @@ static void print_status(const json_t *o)
     print_each(json_object_get(o, "generations"), print_generation);
     printf("\nworker      pid  generation     served  connections  exchanges  Lua MiB\n");
     print_each(json_object_get(o, "workers"), print_worker);
+    print_each(json_object_get(o, "workers"), print_upstreams);
 }
 
 static void print_summary(const json_t *o)

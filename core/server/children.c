@@ -12,7 +12,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "breaker.h"
 #include "declared.h"
+#include "leader.h"
 #include "log.h"
 #include "peer.h"
 #include "sockets.h"
@@ -139,6 +141,14 @@ static void describe_end(char *to, size_t size, int status)
         snprintf(to, size, "exit status %d", WEXITSTATUS(status));
 }
 
+void mg_child_forget_slot(unsigned slot)
+{
+    mg_peer_forget_slot(slot);
+    mg_breaker_forget_slot(slot);
+    mg_leader_forget_slot(slot);
+    mg_shared_slot_give(slot);
+}
+
 static void on_child(struct ev_loop *l, ev_child *watch, int revents)
 {
     struct mg_child *c = watch->data;
@@ -162,8 +172,7 @@ static void on_child(struct ev_loop *l, ev_child *watch, int revents)
     free(c->report);
     c->ready = NULL;
     c->report = NULL;
-    mg_peer_forget_slot(c->slot);
-    mg_shared_slot_give(c->slot);
+    mg_child_forget_slot(c->slot);
     describe_end(how, sizeof(how), end.status);
     events->on_end(c, &end);
 }

@@ -11,6 +11,7 @@
 #include "fetch.h"
 #include "generations.h"
 #include "h2.h"
+#include "health_report.h"
 #include "listener.h"
 #include "outside.h"
 #include "pool.h"
@@ -21,6 +22,7 @@
 
 enum { REPORTED_MOST = 16 };   /* retired generations */
 enum { POLICIES_MOST = 1024 }; /* bytes about the policies of each that have overrun */
+enum { BEHIND_MOST = 64 };     /* bytes behind the upstreams */
 
 static size_t report_generation(char *to, size_t size, const struct mg_generation *g)
 {
@@ -72,6 +74,24 @@ static size_t report_worker(char *to, size_t size, int number, const struct mg_g
         mg_vm_memory(now), mg_sink_dropped());
 }
 
+/* As many as there is room for. All workers would say the same, so one does. */
+static size_t report_upstreams(char *to, size_t size, const struct mg_generation *now)
+{
+    size_t n = (size_t)snprintf(to, size, ",\"upstreams\":[");
+
+    for (unsigned i = 0; i < now->upstream_count && size - n > BEHIND_MOST; i++) {
+        size_t more = mg_health_report(now->upstreams[i], to + n, size - n - BEHIND_MOST);
+        if (!more)
+            break;
+        n += more;
+        to[n++] = ',';
+    }
+    if (to[n - 1] == ',')
+        n--;
+    to[n++] = ']';
+    return n;
+}
+
 size_t mg_report(char *to, size_t size, int number, const struct mg_generation *now)
 {
     unsigned told = 0;
@@ -86,5 +106,8 @@ size_t mg_report(char *to, size_t size, int number, const struct mg_generation *
         to[n++] = ',';
         n += report_generation(to + n, size - n, g);
     }
-    return n + (size_t)snprintf(to + n, size - n, "]}");
+    to[n++] = ']';
+    if (number == 0)
+        n += report_upstreams(to + n, size - n, now);
+    return n + (size_t)snprintf(to + n, size - n, "}");
 }

@@ -18,12 +18,12 @@
 
 #include <ev.h>
 
+#include "children.h"
 #include "control.h"
 #include "inherited.h"
 #include "launch.h"
 #include "log.h"
 #include "notify.h"
-#include "peer.h"
 #include "reload.h"
 #include "shared.h"
 #include "sockets.h"
@@ -90,8 +90,7 @@ static void forget_slots(pid_t master)
     int slot;
 
     while ((slot = mg_shared_slot_of(master)) >= 0) {
-        mg_peer_forget_slot((unsigned)slot);
-        mg_shared_slot_give((unsigned)slot);
+        mg_child_forget_slot((unsigned)slot);
     }
 }
 

@@ -2,6 +2,7 @@
 local ffi = require "ffi"
 local C = require "moongate.seam"
 local declared = require "moongate.declared"
+local health = require "moongate.health"
 local policy = require "moongate.policy"
 local schema = require "moongate.schema"
 local state = require "moongate.state"
@@ -87,7 +88,7 @@ local function print_upstreams()
   print_line(0, "upstreams")
   for _, u in ipairs(declared.upstreams) do
     print_line(1, u.name, "balance " .. u.balancer, u.attempt and "attempt hook", u.retry and "retry hook",
-      "(" .. (u.place or "?") .. ")")
+      health.text(u.options), "(" .. (u.place or "?") .. ")")
     for _, p in ipairs(u.peers) do
       print_line(2, p.address, p.weight ~= 1 and ("weight %g"):format(p.weight), p.zone ~= "" and "zone " .. p.zone)
     end

@@ -8,7 +8,9 @@ local C = require "moongate.seam"
 local balance = require "moongate.balance"
 local core = require "moongate.core"
 local declared = require "moongate.declared"
+local health = require "moongate.health"
 local policy = require "moongate.policy"
+local probe = require "moongate.probe"
 local problem = require "moongate.problem"
 local schema = require "moongate.schema"
 local state = require "moongate.state"
@@ -150,7 +152,6 @@ local upstream_keys = {
     if value == false then return { attempts = 1 } end
     if type(value) == "table" or type(value) == "function" then return value end
   end),
-  health = schema.later "the active health check",
   discover = schema.later "discovery",
   tls = schema.any("true or a table of options", function(value)
     if value == true or type(value) == "table" then return value end
@@ -159,6 +160,7 @@ local upstream_keys = {
   proxy_protocol = schema.choice { "v1", "v2" },
 }
 for key, kind in pairs(upstream_numbers) do upstream_keys[key] = kind end
+for key, kind in pairs(health.keys) do upstream_keys[key] = kind end
 
 local peer_keys = {
   [1] = text { called = "address", needed = true, expect = 'an address like "10.0.0.1:8080"' },
@@ -298,6 +300,7 @@ local function upstream_spec(record, read, fail)
   if read.tls then spec.tls = tls.for_origins(read.tls, read.protocol, fail) end
   spec.balance = balance.built_in[read.balance] or spec.balance
   if type(read.retry) == "table" then read_retry(spec, read.retry, fail) end
+  health.fill(spec, read, fail)
   return spec
 end
 
@@ -327,7 +330,9 @@ function declare.upstream(name, options)
   record.http2 = read.protocol == "h2"
   record.retry = type(read.retry) == "function" and read.retry or nil
 
-  record.pointer = C.mg_declare_upstream(state.generation, upstream_spec(record, read, fail))
+  local spec = upstream_spec(record, read, fail)
+  local checks = health.read(spec, read, fail)
+  record.pointer = C.mg_declare_upstream(state.generation, spec)
   if record.pointer == nil then fail(core.refusal()) end
   local metas = {}
   local nameless = read.tls == true or read.tls and not read.tls.sni and read.tls.verify ~= false
@@ -341,6 +346,8 @@ function declare.upstream(name, options)
     metas[i] = p.meta
   end
   record.object = require("moongate.peer").upstream_new(name, record.pointer, metas)
+  if checks then probe.check(record, checks, fail) end
+  if spec.eject.on or spec.breaker.on then probe.judge(record, spec, fail) end
   table.insert(declared.upstreams, record)
   declared.upstreams[name], declared.upstreams[record.object] = record, record
   state.upstreams[name] = record.object

@@ -34,6 +34,7 @@ local out = ffi.new "mg_fetch *[1]"
 ---@field headers moongate.Headers
 ---@field problem string? why there was no answer
 ---@field bytes integer of the body, so far
+---@field trailers moongate.Headers? once the body was read to its end
 local fetched = {}
 local meta = { __index = fetched }
 
@@ -66,6 +67,10 @@ local function read(self)
       return nil, "the body is longer than max_size"
     end
     return text(slice.ptr, slice.len)
+  end
+  if code == ABSENT then
+    local trailers = C.mg_fetch_trailers(self[1])
+    if trailers ~= nil then self.trailers = headers.keep(trailers) end
   end
   close(self)
   if code == ABSENT then return nil end
@@ -172,6 +177,17 @@ local function write_head(f, options)
   end
 end
 
+-- What a call of the core has opened.
+local function take(code, options)
+  if code == GONE then fiber.stop() end
+  if code < 0 then return nil, reason_of(code) end
+  local owner = fiber.owner()
+  local self = setmetatable({ out[0], owner = owner, bytes = 0, max_size = options.max_size or 10 * 2 ^ 20 }, meta)
+  owner.opened = owner.opened or {}
+  owner.opened[self] = true
+  return self
+end
+
 local function open(url, options, body)
   local host, port, target, secure = parse(url)
   if not host then return nil, port end
@@ -180,14 +196,8 @@ local function open(url, options, body)
   end
   local method = options.method or body and "POST" or "GET"
   local settings = secure and tls.for_origins(options.tls or true, nil, fail_option) or nil
-  local code = C.mg_fetch_open(fiber.task(), host, #host, port, settings, method, #method, target, #target, out)
-  if code == GONE then fiber.stop() end
-  if code < 0 then return nil, reason_of(code) end
-  local f, owner = out[0], fiber.owner()
-  local self = setmetatable({ f, owner = owner, bytes = 0, max_size = options.max_size or 10 * 2 ^ 20 }, meta)
-  owner.opened = owner.opened or {}
-  owner.opened[self] = true
-  return self
+  return take(C.mg_fetch_open(fiber.task(), host, #host, port, settings, method, #method, target, #target, out),
+    options)
 end
 
 local function problem_of(f, code)
@@ -203,6 +213,44 @@ local function encode_body(body)
   return encoded
 end
 
+local function ask(self, options, body)
+  local f = self[1]
+  local written, refusal = pcall(write_head, f, options)
+  if not written then
+    close(self)
+    error(refusal, 0)
+  end
+  local code = fiber.await(C.mg_fetch_send(f, body, body and #body or 0, options.timeout or 30))
+  if code == GONE then
+    close(self)
+    fiber.stop()
+  elseif code < 0 then
+    local problem = problem_of(f, code)
+    close(self)
+    return failed(problem)
+  end
+  self.status = C.mg_fetch_status(f)
+  self.ok = self.status >= 200 and self.status <= 299
+  self.headers = headers.keep(C.mg_fetch_response(f))
+  if options.stream then return self end
+  local whole, problem = read_all(self)
+  if not whole then return failed(problem) end
+  return self
+end
+
+--- Asks a peer, as its upstream's requests would go there: its protocol and its TLS.
+---@param pointer ffi.cdata* mg_peer
+---@param target string
+---@param options { method: string, headers?: table, body?: string, port?: integer, timeout: number, max_size: integer }
+---@return moongate.Fetched answer, string? problem
+function fetch.of_peer(pointer, target, options)
+  local method = options.method
+  local self, problem = take(C.mg_fetch_open_peer(fiber.task(), pointer, options.port or 0, method, #method, target,
+    #target, out), options)
+  if not self then return failed(problem) end
+  return ask(self, options, options.body)
+end
+
 --- Asks an HTTP server. Redirects are not followed.
 ---
 --- The first value is there in any case: with ok = false and status = 0 when there was no answer, and then the second
@@ -216,30 +264,7 @@ function fetch.fetch(url, options)
   local body = encode_body(options.body)
   local self, problem = open(url, options, body)
   if not self then return failed(problem) end
-
-  local f = self[1]
-  local written, refusal = pcall(write_head, f, options)
-  if not written then
-    close(self)
-    error(refusal, 0)
-  end
-  local code = fiber.await(C.mg_fetch_send(f, body, body and #body or 0, options.timeout or 30))
-  if code == GONE then
-    close(self)
-    fiber.stop()
-  elseif code < 0 then
-    problem = problem_of(f, code)
-    close(self)
-    return failed(problem)
-  end
-  self.status = C.mg_fetch_status(f)
-  self.ok = self.status >= 200 and self.status <= 299
-  self.headers = headers.keep(C.mg_fetch_response(f))
-  if options.stream then return self end
-  local whole
-  whole, problem = read_all(self)
-  if not whole then return failed(problem) end
-  return self
+  return ask(self, options, body)
 end
 
 return fetch

@@ -217,7 +217,7 @@ local function declare_uses(base)
   policy.collect(state.use_request, "request", declared.uses)
   policy.collect(state.connect, "connect", declared.uses)
   policy.collect(state.client_hello, "client_hello", declared.uses)
-  for _, name in ipairs { "init", "exit" } do
+  for _, name in ipairs { "init", "exit", "peer" } do
     policy.collect(state[name], name, declared.uses)
     for _, r in ipairs(declared.routes) do policy.collect(state[name], name, r.policies) end
   end

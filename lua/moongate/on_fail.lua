@@ -37,7 +37,7 @@ local function fail_under_way(text)
   end
 end
 
-local harmless = { request = true, error = true, log = true, init = true, exit = true }
+local harmless = { request = true, error = true, log = true, init = true, exit = true, peer = true }
 
 local function has(list, p)
   for _, other in ipairs(list) do

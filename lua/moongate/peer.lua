@@ -29,6 +29,9 @@ end
 ---@field hash number from 0 to 1, of its address: the same in every worker and on every machine
 ---@field since number gate.now() when it came, became healthy again, or its draining ended
 ---@field peak number as latency, but a slower one counts at once, and fades to 1/e in 10 s
+---@field requests integer tries begun, of all workers
+---@field failed integer those of them that have failed
+---@field load number? as it says itself, by the upstream's load_header, or as a script has assigned it
 ---@field meta table? as declared
 local peer_methods, peer_readers = {}, {}
 
@@ -37,6 +40,12 @@ function peer_readers.latency(p) return C.mg_peer_look(p).latency end
 function peer_readers.failures(p) return C.mg_peer_look(p).failures end
 function peer_readers.healthy(p) return C.mg_peer_look(p).healthy ~= 0 end
 function peer_readers.since(p) return C.mg_peer_look(p).since end
+function peer_readers.requests(p) return tonumber(C.mg_peer_look(p).requests) end
+function peer_readers.failed(p) return C.mg_peer_look(p).failed end
+function peer_readers.load(p)
+  local look = C.mg_peer_look(p)
+  if look.loaded > 0 then return look.load end
+end
 function peer_readers.peak(p) return C.mg_peer_peak(p) end
 
 --- Takes no new requests from now on; drain(false) ends that.
@@ -56,7 +65,11 @@ local peer_meta = {
     if read then return read(self[1]) end
     return peer_methods[key]
   end,
-  __newindex = function(_, key) error(("a peer's %s can't be assigned"):format(tostring(key)), 2) end,
+  __newindex = function(self, key, value)
+    if key ~= "load" then error(("a peer's %s can't be assigned"):format(tostring(key)), 2) end
+    if type(value) ~= "number" then error("a peer's load is a number, got a " .. type(value), 2) end
+    C.mg_peer_set_load(self[1], value)
+  end,
   __tostring = function(self) return self.address end,
 }
 
@@ -83,6 +96,8 @@ end
 ---@class moongate.Upstream
 ---@field name string
 ---@field peers moongate.Peer[] all of them, in the order of declaration
+---@field panic boolean too few are healthy, so all count
+---@field breaker string "closed", "open" or "half open"; "none" if it has none
 local upstream_methods = {}
 
 --- Adds a peer while traffic flows.
@@ -108,6 +123,8 @@ end
 local upstream_meta = {
   __index = function(self, key)
     if key == "peers" then return all_peers(self[1]) end
+    if key == "panic" then return C.mg_upstream_panics(self[1]) end
+    if key == "breaker" then return text(C.mg_breaker_word(self[1])) end
     return upstream_methods[key]
   end,
   __newindex = function(_, key) error(("an upstream's %s can't be assigned"):format(tostring(key)), 2) end,
@@ -141,18 +158,15 @@ function peer.find_upstream(value)
   return peer.is_upstream(value) and value or nil
 end
 
--- Those of an upstream that are not draining, and healthy; when none is, all that are not draining.
+-- Those of an upstream that are not draining, and healthy; in a panic, all that are not draining.
 local function healthy(pointer)
-  local list, others = {}, {}
+  local list, panics = {}, C.mg_upstream_panics(pointer)
   for i = 0, C.mg_upstream_count(pointer) - 1 do
     local p = C.mg_upstream_peer(pointer, i)
     local look = C.mg_peer_look(p)
-    if look.draining == 0 then
-      local to = look.healthy ~= 0 and list or others
-      to[#to + 1] = peer.of(p)
-    end
+    if look.draining == 0 and (panics or look.healthy ~= 0) then list[#list + 1] = peer.of(p) end
   end
-  return list[1] and list or others
+  return list
 end
 
 -- Those of the list that this exchange has not tried and that are below max_connections.

@@ -25,7 +25,7 @@ local phases = {
 -- In the order in which an exchange meets them.
 policy.order = {
   "init", "connect", "client_hello", "request", "access", "handle", "request_body", "balance", "attempt", "retry",
-  "response", "response_body", "message", "error", "log", "exit",
+  "response", "response_body", "message", "error", "log", "peer", "exit",
 }
 
 local keys = { name = true, on_fail = true }

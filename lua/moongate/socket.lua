@@ -163,7 +163,7 @@ function socket.connect(host, port, options)
 
   local key, task = is_path and host or host .. ":" .. port, fiber.task()
   if secure then key = key .. " " .. tostring(secure) end
-  local s = reuse(key)
+  local s = not (options and options.fresh) and reuse(key)
   if s then
     C.mg_socket_give(s, task)
     return wrap(s, key, seconds)

@@ -13,6 +13,7 @@ local state = {
   tcp = {},                 -- by the number of a TCP route: what chooses its upstream, { fn =, label = }
   init = {},
   exit = {},
+  peer = {},
   upstreams = {},           -- by name
   settings = { max_text_size = 2 ^ 20, max_decoded_size = 2 ^ 30, max_decoded_ratio = 300, blocking_threshold = 0.05 },
   in_force = false,         -- START has come: timers begin at once

@@ -10,7 +10,9 @@ local generation = require "moongate.generation"
 local hook = require "moongate.hook"
 local hooks = require "moongate.hooks"
 local keep = require "moongate.keep"
+local news = require "moongate.news"
 local on_fail = require "moongate.on_fail"
+local probe = require "moongate.probe"
 local timer = require "moongate.timer"
 local works = require "moongate.works"
 
@@ -73,7 +75,11 @@ local events = {
   [C.MG_EVENT_CONNECT] = function(slot, _, pointer) return connection.enter(slot, pointer) and 1 or 0 end,
   [C.MG_EVENT_CLOSED] = function(slot) connection.close(slot) end,
   [C.MG_EVENT_INIT] = function() return generation.init() end,
-  [C.MG_EVENT_START] = function() timer.start() end,
+  [C.MG_EVENT_START] = function()
+    probe.start()
+    timer.start()
+    news.start()
+  end,
   [C.MG_EVENT_RETIRE] = function() timer.retire() end,
   [C.MG_EVENT_GIVE] = function() keep.give() end,
   [C.MG_EVENT_TAKE] = function() keep.take() end,

@@ -82,6 +82,9 @@ local function new(name, seconds, fn, once)
   return self
 end
 
+--- As timer.every, under another name; its `seconds` may be changed while it runs.
+function timer.named(name, seconds, fn) return new(name, seconds, fn, false) end
+
 --- Calls fn every `seconds`, in each worker; the next wait begins when fn has ended.
 ---@param seconds number
 ---@param fn fun()

@@ -79,7 +79,7 @@ package.preload["moongate.peer"] = function()
   return { upstream_new = function(name, pointer, metas) return { name = name, pointer = pointer, metas = metas } end }
 end
 package.preload["moongate.state"] = function()
-  return { routes = {}, use_request = {}, connect = {}, client_hello = {}, tcp = {}, init = {}, exit = {},
+  return { routes = {}, use_request = {}, connect = {}, client_hello = {}, tcp = {}, init = {}, exit = {}, peer = {},
     upstreams = {}, settings = {} }
 end
 
@@ -246,8 +246,8 @@ refused(head .. 'gate.upstream("a", { peers = {} })\ngate.upstream("a", { peers 
 refused(head .. 'gate.upstream("a", { peers = {}, balance = "lest_conn" })',
   'gateway.lua:2: upstream "a": balance must be a function(req, peers), or the name of a balancer, got "lest_conn"; '
     .. 'did you mean "least_conn"?')
-refused(head .. 'gate.upstream("a", { peers = {}, health = {} })',
-  'gateway.lua:2: upstream "a": health: the active health check is not available in this version')
+refused(head .. 'gate.upstream("a", { peers = {}, health = { tcp = true, rise = 0 } })',
+  'gateway.lua:2: upstream "a": health: rise must be a whole number, 1 or more, got 0')
 refused(head .. 'gate.upstream("a", { peers = {}, protocol = "h3" })',
   'gateway.lua:2: upstream "a": protocol must be "http/1.1", "h2" or "alpn", got "h3"')
 refused(head .. 'gate.upstream("a", { peers = {}, retry = { on = { "conect" } } })',
@@ -276,7 +276,7 @@ refused(head .. 'gate.route { "/", handler = print, policies = { { request = pri
 refused(head .. 'gate.use { name = "x" }',
   'gateway.lua:2: gate.use: policy 1: it has no hook; a policy has a function under one of: init, connect, ' ..
   'client_hello, request, access, handle, request_body, balance, attempt, retry, response, ' ..
-  'response_body, message, error, log, exit')
+  'response_body, message, error, log, peer, exit')
 refused(head .. head,
   'gateway.lua:2: gate.listen: "127.0.0.1:8080" is listened at already, by gateway.lua:1; take one of the two away')
 refused('gate.listen { "0.0.0.0:1", tls = {} }',

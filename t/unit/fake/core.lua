@@ -196,6 +196,12 @@ end
 function fake.mg_upstream_count(u) return #upstream_of(u) end
 function fake.mg_upstream_peer(u, i) return ffi.cast("mg_peer *", tonumber(ffi.cast("intptr_t", u)) * 100 + i + 1) end
 function fake.mg_upstream_version(u) return upstream_of(u).version end
+function fake.mg_upstream_panics(u)
+  for _, p in ipairs(upstream_of(u)) do
+    if p.healthy ~= 0 then return false end
+  end
+  return true
+end
 function fake.mg_peer_about(p, address, zone, weight)
   put(address, peer_of(p).address)
   zone.len = 0
