@@ -105,7 +105,7 @@ DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-pars
         zlib1g-dev libbrotli-dev libzstd-dev libxxhash-dev libjansson-dev libnghttp2-dev lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light haproxy curl wrk python3-brotli zstd \
-             python3-h2 python3-jwt python3-cryptography nghttp2-client nodejs openssl testssl.sh bsdextrautils lua-socket mandoc systemd zsh \
+             python3-h2 python3-jwt python3-cryptography nghttp2-client nodejs openssl testssl.sh bsdextrautils lua-socket mandoc systemd zsh jq \
              $(if $(shell command -v npm),,npm)
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
 DEPS_BENCH := openssl nghttp2-client nghttp2-server nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3 nghttp2-client
