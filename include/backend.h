@@ -10,9 +10,10 @@ struct mg_asker {
     struct mg_stream stream; /* first: the client's */
     struct mg_peer_info info;
     double came;
-    uint32_t number, worker; /* number: its place in the plan */
-    uint16_t backend;        /* of the last try */
-    uint8_t tries, status;
+    uint32_t number;  /* its place in the plan */
+    unsigned worker;  /* that it came to */
+    uint16_t backend; /* of the last try */
+    uint8_t tries;
     bool answered, over;
     struct mg_asker *next;            /* of those that are over, or unused */
     struct mg_asker *before, *behind; /* of those that are open */

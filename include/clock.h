@@ -46,9 +46,13 @@ struct mg_alarm *mg_alarm_new(double seconds, void (*fire)(void *owner), void *o
 void mg_alarm_free(struct mg_alarm *a);
 
 /* Instead of mg_clock_start(): from now on no real time passes. It is `begin` until mg_clock_set() says otherwise, and
- * Unix time `wall` then. */
-void mg_clock_simulate(double begin, double wall);
-/* When the next timeout or alarm is due; INFINITY: none is set. */
+ * Unix time `wall` then. Several machines may share the clock, each with a number: what is set belongs to the one whose
+ * turn it is, and before it fires `enter`, unless it is NULL, is told whose turn it is now. */
+void mg_clock_simulate(double begin, double wall, void (*enter)(unsigned whom));
+/* When the next timeout or alarm is due, or earlier, if one that would have been was cleared; INFINITY: none is set. */
 double mg_clock_due(void);
 /* The time is `to`, which is not before what it was: what is due by then fires. To keep the order, step by step. */
 void mg_clock_set(double to);
+/* It is the turn of `whom`. */
+void mg_clock_enter(unsigned whom);
+unsigned mg_clock_whom(void);

@@ -6,8 +6,8 @@
 
 /* False without memory, or with *problem: an address that is none. */
 bool mg_crowd_open(mg_simulation *s, double begin, const char **problem);
-/* The request of this number comes, to the generation in force, at this worker. */
-void mg_crowd_ask(uint32_t number, uint32_t worker);
+/* The request of this number comes, to the generation in force. */
+void mg_crowd_ask(uint32_t number);
 /* Requests that are over are let go of, from outside of the engine. */
 void mg_crowd_settle(void);
 /* How many wait for their answers. */

@@ -111,6 +111,8 @@ typedef struct mg_simulation {
 
 /* The one of this process. */
 mg_simulation *mg_simulation_at_hand(void);
+/* Which worker is at work, also in gateways of their own, of whom each calls itself the first. */
+uint32_t mg_simulation_turn(void);
 /* The upstream that is looked at has this built-in balancer instead of its own. */
 void mg_simulation_balance(mg_upstream *u, int balance);
 /* Ascending. */

@@ -19,6 +19,7 @@ struct mg_clock_queue {
     ev_timer timer;         /* active whenever the queue is not empty */
     struct mg_timeout ring; /* next is the head, the first to fire */
     double seconds;
+    unsigned whom; /* it is for */
     struct mg_clock_queue *next;
 };
 
@@ -27,6 +28,7 @@ struct mg_alarm {
         ev_timer timer;
         struct mg_due due; /* in simulated time */
     };
+    unsigned whom;
     void (*fire)(void *owner);
     void *owner;
 };
@@ -37,7 +39,10 @@ static double now;
 static struct mg_clock_queue *queues;
 static bool simulated;
 static double wall_at_zero; /* of simulated time */
+static double soonest;      /* in simulated time: no timeout is due before */
 static struct mg_agenda alarms;
+static unsigned whom; /* it is the turn of */
+static void (*on_enter)(unsigned whom);
 
 double mg_clock_read(void)
 {
@@ -87,6 +92,7 @@ void mg_clock_stop(void)
     mg_agenda_free(&alarms);
     if (simulated) {
         simulated = false;
+        whom = 0;
         return;
     }
     ev_ref(loop);
@@ -132,8 +138,11 @@ const char *mg_clock_date(void)
 
 static void arm(struct mg_clock_queue *q)
 {
-    if (simulated)
+    if (simulated) {
+        if (q->ring.next->deadline < soonest)
+            soonest = q->ring.next->deadline;
         return;
+    }
     double left = q->ring.next->deadline - now;
     ev_timer_set(&q->timer, left > 0 ? left : 0, 0);
     ev_timer_start(loop, &q->timer);
@@ -163,7 +172,7 @@ struct mg_clock_queue *mg_clock_queue(double seconds)
     if (!(seconds > 0))
         return NULL;
     for (struct mg_clock_queue *q = queues; q; q = q->next)
-        if (q->seconds == seconds)
+        if (q->seconds == seconds && q->whom == whom)
             return q;
 
     /* NULL would mean never, and a limit that never strikes is worse than an end. */
@@ -175,6 +184,7 @@ struct mg_clock_queue *mg_clock_queue(double seconds)
     q->ring.next = q->ring.previous = &q->ring;
     q->ring.deadline = INFINITY;
     q->seconds = seconds;
+    q->whom = whom;
     q->next = queues;
     queues = q;
     return q;
@@ -226,6 +236,7 @@ struct mg_alarm *mg_alarm_new(double seconds, void (*fire)(void *owner), void *o
     a->owner = owner;
     if (simulated) {
         a->due.place = 0;
+        a->whom = whom;
         if (mg_agenda_add(&alarms, &a->due, now + (seconds > 0 ? seconds : 0)))
             return a;
         free(a);
@@ -251,21 +262,34 @@ void mg_alarm_free(struct mg_alarm *a)
 
 /* ---- Simulated time. ---- */
 
-void mg_clock_simulate(double begin, double wall)
+void mg_clock_simulate(double begin, double wall, void (*enter)(unsigned whom))
 {
     simulated = true;
+    on_enter = enter;
     now = begin;
+    soonest = begin; /* timeouts of before are looked at */
     wall_at_zero = wall - begin;
 }
 
 double mg_clock_due(void)
 {
-    double due = mg_agenda_next(&alarms);
+    double alarm = mg_agenda_next(&alarms);
 
+    return soonest < alarm ? soonest : alarm;
+}
+
+static void fire_timeouts(void)
+{
+    soonest = INFINITY;
+    for (struct mg_clock_queue *q = queues; q; q = q->next) {
+        if (q->ring.next->deadline <= now) {
+            mg_clock_enter(q->whom);
+            fire_queue(q);
+        }
+    }
     for (struct mg_clock_queue *q = queues; q; q = q->next)
-        if (q->ring.next != &q->ring && q->ring.next->deadline < due)
-            due = q->ring.next->deadline;
-    return due;
+        if (q->ring.next->deadline < soonest)
+            soonest = q->ring.next->deadline;
 }
 
 void mg_clock_set(double to)
@@ -273,10 +297,24 @@ void mg_clock_set(double to)
     uint64_t last = alarms.serial;
 
     now = to;
-    for (struct mg_clock_queue *q = queues; q; q = q->next)
-        if (q->ring.next->deadline <= now)
-            fire_queue(q);
+    if (soonest <= now)
+        fire_timeouts();
     /* An alarm of 0 seconds that is set by one of these waits for the next call, or this would not end. */
-    while (mg_agenda_next(&alarms) <= now && alarms.entries[0].serial <= last)
-        fire_alarm(MG_HOLDER(mg_agenda_take(&alarms), struct mg_alarm, due));
+    while (mg_agenda_next(&alarms) <= now && alarms.entries[0].serial <= last) {
+        struct mg_alarm *a = MG_HOLDER(mg_agenda_take(&alarms), struct mg_alarm, due);
+        mg_clock_enter(a->whom);
+        fire_alarm(a);
+    }
+}
+
+void mg_clock_enter(unsigned who)
+{
+    whom = who;
+    if (on_enter)
+        on_enter(who);
+}
+
+unsigned mg_clock_whom(void)
+{
+    return whom;
 }

@@ -133,7 +133,7 @@ static struct job *new_job(struct backend *b)
         j = malloc(sizeof(*j));
     if (!j)
         return NULL;
-    *j = (struct job){ .backend = b, .patience.fire = on_patience, .service = -1 };
+    *j = (struct job){ .backend = b, .worker = mg_clock_whom(), .patience.fire = on_patience, .service = -1 };
     return j;
 }
 
@@ -199,6 +199,7 @@ static double half_delay(const struct job *j)
 static void cut(struct job *j, enum mg_why why)
 {
     leave(j);
+    mg_clock_enter(j->worker);
     if (!j->left)
         j->stream.events->on_end(&j->stream, why);
     free_job(j);
@@ -315,6 +316,7 @@ void mg_backend_turn(struct mg_due *due)
 {
     struct job *j = MG_HOLDER(due, struct job, due);
 
+    mg_clock_enter(j->worker);
     switch (j->stage) {
     case DIALLING:
         refuse(j);
@@ -422,7 +424,6 @@ static void know_asker(struct job *j, const struct mg_peer_info *info)
         j->draw = UINT32_MAX - extra_draws++;
         return;
     }
-    j->worker = a->worker;
     j->draw = a->number + sim->count * a->tries;
     if (sim->service)
         j->service = sim->service[a->number];
@@ -541,6 +542,7 @@ static void come_back(struct backend *b)
     while (stalled) {
         struct job *j = stalled;
         stalled = j->behind;
+        mg_clock_enter(j->worker);
         end_work(j);
     }
 }

@@ -191,7 +191,7 @@ static void describe(struct mg_message *m, uint32_t number)
         add_field(m, MG_LIT("Cookie"), mg_slice_of(cookies));
 }
 
-void mg_crowd_ask(uint32_t number, uint32_t worker)
+void mg_crowd_ask(uint32_t number)
 {
     struct mg_field fields[FIELDS_MOST];
     struct mg_message m = { .arena = &scattered, .fields = fields, .room = FIELDS_MOST };
@@ -202,7 +202,7 @@ void mg_crowd_ask(uint32_t number, uint32_t worker)
         .info = { .client = crowd.places[crowd.plan->client[number]] },
         .came = mg_clock_now(),
         .number = number,
-        .worker = worker,
+        .worker = mg_clock_whom(),
         .backend = UINT16_MAX,
         .behind = crowd.asking,
     };
@@ -233,6 +233,7 @@ void mg_crowd_settle(void)
     while (crowd.over) {
         struct mg_asker *a = crowd.over;
         crowd.over = a->next;
+        mg_clock_enter(a->worker);
         if (a->stream.owner)
             a->stream.events->on_end(&a->stream, MG_WHY_COMPLETE);
         let_go(a);
@@ -249,6 +250,7 @@ void mg_crowd_leave(void)
     mg_crowd_settle();
     while (crowd.asking) {
         struct mg_asker *a = crowd.asking;
+        mg_clock_enter(a->worker);
         a->stream.events->on_end(&a->stream, MG_WHY_CUT);
         let_go(a);
     }

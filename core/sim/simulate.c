@@ -147,7 +147,7 @@ int mg_simulate(int argc, char **argv)
     if (!mg_shared_start(SHARED))
         return fail("moongate sim: out of memory"), 1;
     mg_log_level = MG_LOG_ERROR;
-    mg_clock_simulate(1, 1);
+    mg_clock_simulate(1, 1, NULL);
     mg_exchange_start();
     struct mg_generation *desk = open_desk();
     if (!desk)

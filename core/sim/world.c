@@ -24,7 +24,7 @@
 #include "text.h"
 #include "vm.h"
 
-static const double ZERO = 1000;       /* the time when a run begins; what is 0 has a meaning elsewhere */
+static const double BEGIN = 1000;      /* the first time; what is 0 has a meaning elsewhere */
 static const double WALL = 1767225600; /* 2026-01-01T00:00:00Z */
 static const double INIT_MOST = 60;    /* seconds that init hooks may take */
 enum { LOOK_EVERY = 4096 };            /* events between looks at the real time */
@@ -33,12 +33,13 @@ static struct world {
     struct mg_generation *generations[MG_WORKERS_MAX];
     unsigned spaces[MG_WORKERS_MAX];
     unsigned workers;
+    bool own_view;
+    double zero; /* when the plan begins */
     struct mg_agenda agenda;
     mg_simulation *plan;
     struct mg_upstream *upstream; /* of the first worker: whose health is counted */
     uint8_t *healthy;             /* of its peers, as it was */
     uint32_t version;
-    unsigned peers;
 } w;
 
 static unsigned spaces; /* that were used by now */
@@ -106,11 +107,17 @@ static const char *start(struct mg_generation *g)
     return NULL;
 }
 
-static void choose_worker(unsigned number)
+/* It is this worker's turn: told by the clock. Each that is a gateway of its own is the first of its kind. */
+static void on_turn(unsigned number)
 {
     mg_shared_space(w.spaces[number]);
-    mg_shared_worker((int)number, 0);
+    mg_shared_worker(w.own_view ? 0 : (int)number, number);
     mg_generation_now = w.generations[number];
+}
+
+uint32_t mg_simulation_turn(void)
+{
+    return mg_clock_whom();
 }
 
 static const char *open_worker(const struct mg_world_script *script, unsigned number)
@@ -118,7 +125,7 @@ static const char *open_worker(const struct mg_world_script *script, unsigned nu
     mg_slice problem;
     struct mg_generation *g;
 
-    choose_worker(number);
+    mg_clock_enter(number);
     g = mg_generation_new(++*script->numbers);
     if (!g)
         return "out of memory";
@@ -131,8 +138,12 @@ const char *mg_world_open(const struct mg_world_script *script, unsigned workers
 {
     const char *problem = NULL;
 
-    mg_clock_simulate(ZERO, WALL);
+    mg_clock_simulate(BEGIN, WALL, on_turn);
+    w.own_view = own_view;
     spaces++;
+    while (mg_shared_slots() < workers)
+        if (mg_shared_slot_take(getpid()) < 0)
+            return "no slot is left";
     for (unsigned i = 0; i < workers && !problem; i++) {
         w.spaces[i] = spaces;
         if (own_view && i + 1 < workers)
@@ -148,7 +159,7 @@ void mg_world_close(void)
 {
     for (unsigned i = 0; i < w.workers; i++) {
         struct mg_generation *g = w.generations[i];
-        choose_worker(i);
+        mg_clock_enter(i);
         if (g->policy) {
             mg_vm_end(g);
             mg_vm_close(g);
@@ -200,7 +211,7 @@ static void set_health(const mg_change *c)
 
     for (unsigned i = 0; i < w.workers; i++) {
         struct mg_generation *g = w.generations[i];
-        choose_worker(i);
+        mg_clock_enter(i);
         for (unsigned u = 0; u < g->upstream_count; u++)
             for (int n = mg_upstream_count(g->upstreams[u]) - 1; n >= 0; n--) {
                 struct mg_peer *p = mg_upstream_peer(g->upstreams[u], n);
@@ -239,8 +250,8 @@ static void ask(uint32_t number)
 {
     unsigned worker = (unsigned)(mg_chance(w.plan->seed, MG_CHANCE_WORKER, number) * w.workers);
 
-    choose_worker(worker);
-    mg_crowd_ask(number, worker);
+    mg_clock_enter(worker);
+    mg_crowd_ask(number);
 }
 
 static void change(const mg_change *c)
@@ -256,11 +267,11 @@ static void pass_time(struct progress *p)
 {
     const mg_simulation *s = w.plan;
     uint32_t asked = 0, changed = 0;
-    double end = ZERO + (s->count ? s->at[s->count - 1] : 0) + s->patience;
+    double end = w.zero + (s->count ? s->at[s->count - 1] : 0) + s->patience;
 
     while (asked < s->count || mg_crowd_open_count()) {
-        double arrival = asked < s->count ? ZERO + s->at[asked] : INFINITY;
-        double turn = changed < s->change_count ? ZERO + s->changes[changed].at : INFINITY;
+        double arrival = asked < s->count ? w.zero + s->at[asked] : INFINITY;
+        double turn = changed < s->change_count ? w.zero + s->changes[changed].at : INFINITY;
         double work = mg_agenda_next(&w.agenda);
         double now = least(least(arrival, turn), least(work, mg_clock_due()));
 
@@ -288,22 +299,22 @@ const char *mg_world_run(mg_simulation *s)
     w.plan = s;
     mg_engine_seed(s->seed);
     for (unsigned i = 0; i < w.workers && !problem; i++) {
-        choose_worker(i);
+        mg_clock_enter(i);
         problem = start(w.generations[i]);
     }
     if (problem)
         return problem;
     if (!watch_health() || !mg_ledger_open(s))
         return "out of memory";
-    mg_clock_simulate(ZERO, WALL);
-    if (!mg_crowd_open(s, ZERO, &problem) || !mg_backend_open(s, &w.agenda, ZERO)) {
+    w.zero = mg_clock_now();
+    if (!mg_crowd_open(s, w.zero, &problem) || !mg_backend_open(s, &w.agenda, w.zero)) {
         mg_backend_close();
         mg_crowd_close();
         return problem ? problem : "out of memory";
     }
     (void)mg_budget_start(w.generations[0]->settings.cpu_budget);
     pass_time(&p);
-    mg_ledger_settle(mg_clock_now() - ZERO);
+    mg_ledger_settle(mg_clock_now() - w.zero);
     mg_crowd_leave();
     settle();
     mg_backend_close();

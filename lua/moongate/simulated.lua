@@ -10,7 +10,11 @@ local balance = require "moongate.balance"
 local declared = require "moongate.declared"
 local problem = require "moongate.problem"
 
-ffi.cdef "void mg_simulation_balance(mg_upstream *u, int balance); int setenv(const char *, const char *, int);"
+ffi.cdef [[
+  void mg_simulation_balance(mg_upstream *u, int balance);
+  uint32_t mg_simulation_turn(void);
+  int setenv(const char *name, const char *value, int overwrite);
+]]
 
 local setup                 -- what the desk has said: { upstream, balance, scenario, zones, seed }
 local chosen                -- the record of the upstream
@@ -86,9 +90,8 @@ end
 
 local function prepare(text)
   setup = buffer.decode(text)
-  local gate, worker = require "moongate", C.mg_worker_number()
+  local gate, worker = require "moongate", C.mg_simulation_turn()
   math.randomseed(setup.seed * 64 + worker)
-  gate.worker = function() return worker end
   gate.connect, gate.resolve = outside, outside
   if setup.zones then C.setenv("ZONE", setup.zones[worker % #setup.zones + 1], 1) end
 

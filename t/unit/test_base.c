@@ -548,12 +548,14 @@ static void in_simulated_time_all_fires_when_the_time_is_set_and_not_before(void
     memset(timeouts, 0, sizeof(timeouts));
     for (int i = 0; i < 4; i++)
         timeouts[i].fire = fire;
-    mg_clock_simulate(1000, 86400);
+    mg_clock_simulate(1000, 86400, NULL);
     mg_timeout_set(&timeouts[0], mg_clock_queue(3600));
     mg_timeout_set(&timeouts[1], mg_clock_queue(60));
     mg_alarm_new(120, note_alarm, "x");
     mg_alarm_free(mg_alarm_new(1, note_alarm, "y"));
-    assert(mg_clock_now() == 1000 && mg_clock_read() == 1000 && mg_clock_wall() == 86400 && mg_clock_due() == 1060);
+    assert(mg_clock_now() == 1000 && mg_clock_read() == 1000 && mg_clock_wall() == 86400);
+    mg_clock_set(1000);
+    assert(mg_clock_due() == 1060 && fired[0] == 0);
 
     mg_clock_set(1060);
     assert(strcmp(fired, "b") == 0 && mg_clock_due() == 1120 && mg_clock_wall() == 86460);
@@ -566,6 +568,32 @@ static void in_simulated_time_all_fires_when_the_time_is_set_and_not_before(void
     while (mg_clock_due() < INFINITY)
         mg_clock_set(mg_clock_due());
     assert(strcmp(fired, "bxazzzzzzz") == 0);
+    mg_clock_stop();
+}
+
+static void note_turn(unsigned whom)
+{
+    size_t n = strlen(fired);
+    fired[n] = (char)('0' + whom);
+    fired[n + 1] = 0;
+}
+
+static void what_fires_in_simulated_time_is_the_turn_of_who_has_set_it(void)
+{
+    memset(timeouts, 0, sizeof(timeouts));
+    for (int i = 0; i < 4; i++)
+        timeouts[i].fire = fire;
+    mg_clock_simulate(1000, 86400, note_turn);
+    for (unsigned whom = 1; whom <= 2; whom++) {
+        mg_clock_enter(whom);
+        mg_timeout_set(&timeouts[whom], mg_clock_queue(60));
+        mg_alarm_new(61, note_alarm, "x");
+    }
+    fired[0] = 0;
+    mg_clock_set(1060);
+    mg_clock_set(1061);
+    assert(strcmp(fired, "2c1b1x2x") == 0 || strcmp(fired, "1b2c1x2x") == 0);
+    assert(mg_clock_whom() == 2);
     mg_clock_stop();
 }
 
@@ -687,6 +715,7 @@ static const struct {
     PROMISE(stopping_the_clock_clears_what_is_set),
     PROMISE(an_alarm_fires_once_and_not_too_early),
     PROMISE(in_simulated_time_all_fires_when_the_time_is_set_and_not_before),
+    PROMISE(what_fires_in_simulated_time_is_the_turn_of_who_has_set_it),
     PROMISE(the_date_is_an_imf_fixdate),
     PROMISE(levels_have_names),
     PROMISE(a_log_line_says_when_how_bad_who_and_what),
