@@ -21,7 +21,8 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        proxy/health_report proxy/hook proxy/generation \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/inbox script/outside script/fetch_head script/fetch script/coding script/crypto script/key script/hash \
-       script/base64 script/waiting script/seam script/heap script/budget script/sources script/load script/enter script/vm \
+       script/base64 script/password script/waiting script/seam script/heap script/budget script/sources script/load \
+       script/enter script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets \
        server/launch server/notify server/watch server/channel server/listeners server/generations server/report \
        server/worker server/control server/declared server/children server/probation server/status_report server/reload \
@@ -43,7 +44,7 @@ WARNINGS := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -
             -Wwrite-strings -Wundef -Wvla -Wformat=2
 CFLAGS  += -std=gnu11 $(OPTIMISE) $(WARNINGS) -fPIE -fno-strict-aliasing -fstack-protector-strong -MMD -MP
 LDFLAGS += -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--export-dynamic
-LDLIBS  += $(LIBS_OF) -lev -lhttp_parser -lm -lpthread
+LDLIBS  += $(LIBS_OF) -lev -lhttp_parser -lcrypt -lm -lpthread
 SANITIZERS ?= address,undefined
 ifdef SANITIZE
 CFLAGS  += -fsanitize=$(SANITIZERS) -fno-sanitize-recover=undefined -fno-omit-frame-pointer
@@ -96,16 +97,17 @@ $(BUILD)/prefix: FORCE
 	@echo '$(PREFIX)' | cmp -s - $@ || echo '$(PREFIX)' > $@
 $(BUILD)/found:
 	@mkdir -p $(@D)
-	@printf '#include <%s>\n' luajit.h ev.h http_parser.h ares.h openssl/ssl.h nghttp2/nghttp2.h zlib.h brotli/encode.h zstd.h xxhash.h jansson.h | \
+	@printf '#include <%s>\n' luajit.h ev.h http_parser.h ares.h openssl/ssl.h nghttp2/nghttp2.h zlib.h brotli/encode.h zstd.h xxhash.h jansson.h crypt.h | \
 	 $(CC) $(CPPFLAGS) -fsyntax-only -x c - && command -v luajit > $@ || \
 	 { echo 'libraries are missing: run `make deps`'; exit 1; }
 
 # Debian's packages. Asks for rights only if something is missing. Some builds of nodejs bring npm along.
 DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-parser-dev libc-ares-dev libssl-dev \
-        zlib1g-dev libbrotli-dev libzstd-dev libxxhash-dev libjansson-dev libnghttp2-dev lua-cjson
+        zlib1g-dev libbrotli-dev libzstd-dev libxxhash-dev libjansson-dev libnghttp2-dev libcrypt-dev lua-cjson
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light haproxy curl wrk python3-brotli zstd \
-             python3-h2 python3-jwt python3-cryptography nghttp2-client nodejs openssl testssl.sh bsdextrautils lua-socket mandoc systemd zsh jq \
+             python3-h2 python3-jwt python3-cryptography nghttp2-client nodejs openssl testssl.sh apache2-utils \
+             bsdextrautils lua-socket mandoc systemd zsh jq \
              $(if $(shell command -v npm),,npm)
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
 DEPS_BENCH := openssl nghttp2-client nghttp2-server nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3 nghttp2-client
@@ -130,10 +132,12 @@ run: deps
 	@$(MAKE) --no-print-directory all
 	exec $(BUILD)/moongate scripts/demo.lua
 # What the tests run of npm's, in the build folder.
-NODE := $(addprefix build/node/node_modules/,@grpc/grpc-js/package.json ws/package.json)
+NODE := $(addprefix build/node/node_modules/,@grpc/grpc-js/package.json ws/package.json \
+          http-message-signatures/package.json oidc-provider/package.json)
 $(NODE) &:
 	@mkdir -p build/node
-	npm install --silent --no-audit --no-fund --no-package-lock --prefix build/node @grpc/grpc-js@1 ws@8
+	npm install --silent --no-audit --no-fund --no-package-lock --prefix build/node @grpc/grpc-js@1 ws@8 \
+	 http-message-signatures@1 oidc-provider@9
 
 test: deps-test $(NODE)
 	@$(MAKE) --no-print-directory all $(BUILD)/libmoongate.a

@@ -701,6 +701,12 @@ typedef struct mg_seal {
 int mg_crypto_seal(const mg_seal *s, char *to);
 int mg_crypto_open(const mg_seal *s, char *to);
 
+/* Is this the password that the hash, of crypt(5), was made of? Ticket: MG_OK; MG_ABSENT: it is not. It is found out in
+ * a thread of the worker's, one after another. MG_FULL: too many wait. */
+int mg_password_check(mg_task *t, const char *password, uint32_t len, const char *hash, uint32_t hash_len);
+/* Is it a hash that crypt(3) knows? */
+bool mg_password_knows(const char *hash);
+
 /* Keys for signatures. */
 enum mg_key_kind { MG_KEY_RSA, MG_KEY_EC, MG_KEY_ED25519, MG_KEY_ED448 };
 enum mg_padding { MG_PADDING_NONE, MG_PADDING_PKCS1, MG_PADDING_PSS };

@@ -45,9 +45,12 @@ local app = gate.upstream("app", {
 -- keep: the origin's listeners are behind this one, so there the id is known already.
 gate.use(require "headers.request_id" { keep = true }, require "headers.security" {})
 
+local users = {     -- by: openssl passwd -6 'open sesame'
+  alice = "$6$moongate$goN0g6PTEEa64zaimYNrz/knLAy4Qwq7tID4Qn67ZJHsYrxvNOB8UqTQw2.0jWjhPOD7JXm0uDETMT7xjGgtV1",
+}
 gate.route {
   "/private/*",
-  policies = { require "auth.basic" { users = { alice = "open sesame" } } },
+  policies = { require "auth.basic" { users = users } },
   upstream = app,
 }
 gate.route {

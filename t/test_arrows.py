@@ -19,6 +19,8 @@ DOORS = [
     (r"XXH\w+", {"script/hash"}),
     (r"json_\w+", {"server/control", "server/ask"}),
     (r"SSL_\w+", {"net/tls_certificate", "net/tls_tickets", "net/tls_settings", "net/tls_session", "net/tls"}),
+    (r"crypt\w*", {"script/password"}),
+    (r"pthread_create", {"script/password"}),
     (r"RAND_\w+", {"base/random"}),
     (r"EVP_Digest(Sign|Verify)\w*|EVP_PKEY_from\w+|ECDSA_\w+", {"script/key"}),
     (r"nghttp2_\w+", {"http/h2_head", "http/h2_stream", "http/h2_send", "http/h2_write", "http/h2_read", "http/h2"}),

@@ -35,51 +35,7 @@ def basic(user, password):
     return "Authorization: Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-# ---- auth
-
-def test_auth_basic_lets_known_users_pass_and_names_them_to_the_origin(policy):
-    gate = policy('require "auth.basic" { users = { alice = "open sesame" }, realm = "garden" }')
-
-    refused = [gate.get("/"), gate.get("/", basic("alice", "wrong")), gate.get("/", basic("bob", "")),
-               gate.get("/", "Authorization: Basic !!"), gate.get("/", "Authorization: Bearer x")]
-    passed = gate.get("/", basic("alice", "open sesame"), "X-User: root")
-
-    assert [answer.status for answer in refused] == [401] * 5
-    assert refused[0]["WWW-Authenticate"] == 'Basic realm="garden", charset="UTF-8"'
-    assert passed.status == 200
-    assert policy.origin.seen == 1
-    assert policy.origin.last.fields.all("x-user") == ["alice"]
-
-
-def test_auth_basic_may_ask_a_function_that_waits(policy):
-    gate = policy("""require "auth.basic" { users = function(name, password)
-        gate.sleep(0.01)
-        return name == "eve" and password == "a:b"
-    end }""")
-
-    assert gate.get("/", basic("eve", "a:b")).status == 200
-    assert gate.get("/", basic("eve", "a")).status == 401
-
-
-def test_auth_key_takes_a_known_key_and_keeps_it_from_the_origin(policy):
-    gate = policy('require "auth.key" { keys = { s3cret = "alice" } }')
-
-    assert gate.get("/").status == 401
-    assert gate.get("/", "X-Api-Key: s3cre").status == 401
-    assert gate.get("/?x-api-key=s3cret").status == 401
-    assert gate.get("/", "X-Api-Key: s3cret").status == 200
-    assert policy.origin.seen == 1
-    assert policy.origin.last["x-user"] == "alice"
-    assert "x-api-key" not in policy.origin.last.fields
-
-
-def test_auth_key_may_stand_in_the_query(policy):
-    gate = policy('require "auth.key" { keys = { s3cret = "alice" }, arg = "key" }')
-
-    assert gate.get("/?key=wrong").status == 401
-    assert gate.get("/", "X-Api-Key: s3cret").status == 401
-    assert gate.get("/?key=s3cret").status == 200
-
+# ---- auth: see also test_auth_*.py
 
 def test_auth_session_asks_a_service_for_the_token(policy, origin):
     sessions = origin.answers(lambda r: (200, b"carol\n", ()) if r.target == "/session/a%2Fb" else (404, b"", ()))
@@ -98,26 +54,6 @@ def test_auth_session_says_503_when_nobody_can_tell(policy, origin):
     answer = gate.get("/", "Authorization: Bearer x")
 
     assert (answer.status, policy.origin.seen) == (503, 0)
-
-
-def test_auth_forward_lets_another_service_decide(policy, origin):
-    def decide(request):
-        if request["cookie"] == "who=dora":
-            return 200, b"", ["X-User: dora", "X-Other: no"]
-        return 302, b"log in\n", ["Location: /login"]
-    decider = origin.answers(decide)
-    gate = policy(f'require "auth.forward" {{ url = "http://{decider}/check", copy = {{ "x-user" }} }}')
-
-    sent_away = gate.request("POST", "/page?x=1", body=b"data")
-    passed = gate.get("/page", "Cookie: who=dora", "X-User: root")
-
-    assert (sent_away.status, sent_away["Location"], sent_away.body) == (302, "/login", b"log in\n")
-    asked = decider.requests[0]
-    assert (asked.method, asked["x-forwarded-method"], asked["x-forwarded-uri"]) == ("GET", "POST", "/page?x=1")
-    assert asked["x-forwarded-host"] == "example.test"
-    assert passed.status == 200
-    assert policy.origin.last.fields.all("x-user") == ["dora"]
-    assert "x-other" not in policy.origin.last.fields
 
 
 # ---- headers

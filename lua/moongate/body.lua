@@ -4,6 +4,7 @@ local C = require "moongate.seam"
 local coding = require "moongate.coding"
 local fiber = require "moongate.fiber"
 local json = require "moongate.json"
+local schema = require "moongate.schema"
 local state = require "moongate.state"
 local text = ffi.string
 
@@ -50,13 +51,19 @@ local function coding_of(x, side)
   return coding.read(text(slice.ptr, slice.len))
 end
 
---- All of the body, decoded; it stays in place and is relayed as it came. nil, the reason and a status to answer with
---- when it is longer than max_text_size, breaks off, or is not in the coding that its head tells of.
+local text_options = { decode = schema.flag { default = true } }
+
+local function fail_option(problem) error("text: " .. problem, 0) end
+
+--- All of the body, decoded unless the options say decode = false; it stays in place and is relayed as it came. nil,
+--- the reason and a status to answer with when it is
+--- longer than max_text_size, breaks off, or is not in the coding that its head tells of.
 ---@return string? text, string? reason, integer? status
-function body.text(x, side)
+function body.text(x, side, options)
   local route = x.route
   local most = route and route.max_text_size or state.settings.max_text_size
-  local number, unknown = coding_of(x, side)
+  local number, unknown
+  if not options or schema.read(options, text_options, fail_option).decode then number, unknown = coding_of(x, side) end
   if unknown then
     return nil, ("the body comes as %s, which can't be decoded"):format(unknown),
       side == C.MG_SIDE_REQUEST and 415 or 502

@@ -2,8 +2,9 @@
 local ffi = require "ffi"
 local C = require "moongate.seam"
 local keys = require "moongate.key"
+local password = require "moongate.password"
 
-local crypto = { key = keys.key }
+local crypto = { key = keys.key, password = password.check, is_password_hash = password.is_hash }
 
 local bytes_type = ffi.typeof "char[?]"
 local digests = {

@@ -189,9 +189,10 @@ function methods:bearer()
 end
 
 --- The whole body, decoded, at most max_text_size long; it is still forwarded as it came.
+---@param options? { decode: boolean? } false: as it came
 ---@return string? text, string? reason, integer? status that tells it to the client
-function methods:text()
-  return body.text(self[1] and self[2] or over(), C.MG_SIDE_REQUEST)
+function methods:text(options)
+  return body.text(self[1] and self[2] or over(), C.MG_SIDE_REQUEST, options)
 end
 
 --- The whole body as JSON.

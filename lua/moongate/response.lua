@@ -33,9 +33,10 @@ end
 local methods = {}
 
 --- The whole body, decoded, at most max_text_size long; it is still relayed as it came.
+---@param options? { decode: boolean? } false: as it came
 ---@return string? text, string? reason, integer? status that tells it to the client
-function methods:text()
-  return body.text(self[1] and self[2] or over(), C.MG_SIDE_RESPONSE)
+function methods:text(options)
+  return body.text(self[1] and self[2] or over(), C.MG_SIDE_RESPONSE, options)
 end
 
 --- The whole body as JSON.
