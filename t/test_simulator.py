@@ -116,8 +116,10 @@ def test_the_power_of_two_choices_has_the_queues_of_mitzenmacher_and_vvedenskaya
 
 
 def test_imbalance_is_within_the_theory_of_each(simulate):
-    servers, requests = 20, 100000
-    runs = simulate(servers, "--balance", "all", "--load", 0.6, "--requests", requests, "--clients", 10 ** 6)
+    servers, requests = 20, 60000
+    runs = simulate(servers, "--balance", 'all,header_hash { header = "x-user" }', "--load", 0.6,
+                    "--requests", requests, "--clients", 200000, "--header", "x-user: user-%d")
+    runs["header_hash"] = runs.pop('header_hash { header = "x-user" }')
 
     mean = requests / servers
     by_chance = 1 + (2 * mean * 3) ** 0.5 / mean            # Raab and Steger: m/n + sqrt(2 m log(n) / n)
@@ -125,7 +127,7 @@ def test_imbalance_is_within_the_theory_of_each(simulate):
     bounds = {"random": by_chance, "least_conn": by_chance, "p2c": by_chance, "slow_start": by_chance,
               "tiers": by_chance, "sticky": by_chance,
               "ewma": 1.1,                                  # it follows latency, not counts
-              "maglev": by_chance + 0.01, "rendezvous": by_chance, "source_hash": by_chance,
+              "maglev": by_chance + 0.01, "rendezvous": by_chance, "source_hash": by_chance, "header_hash": by_chance,
               "ring": 1.25}                                 # its own bound on loads
     assert runs.keys() == bounds.keys() | {"round_robin"}
     assert {name: run["imbalance"] for name, run in runs.items() if run["imbalance"] > bounds.get(name, 1)} == {}
@@ -168,6 +170,20 @@ def test_when_a_server_goes_maglev_moves_little_more_than_its_own_keys_and_rende
     assert near(runs["rendezvous"]["moved"], own, 0.2)
     assert own * 0.8 < runs["maglev"]["moved"] < own + 0.01 * share
     assert [run["ejections"] for run in runs.values()] == [1, 1]
+
+
+def test_maglev_moves_less_the_larger_its_table_when_one_of_a_hundred_servers_goes(simulate):
+    """As section 5.3 of its paper has it, with a thousand servers of which ten go at once."""
+    names = [f'maglev {{ key = function(req) return req.headers["x-user"] end, size = {size} }}'
+             for size in (65537, 655373)]
+    script = GATEWAY.replace("local peers", "gate.set { cpu_budget = 60 } local peers") % (1000, "")
+    gone = [word for n in range(1, 1000, 100) for word in ("--kill", f"{n}@1-")]
+
+    runs = simulate(script, "--balance", ",".join(names) + ",rendezvous", "--rate", 20000, "--capacity", 0,
+                    "--requests", 40000, "--clients", 20000, "--header", "x-user: %d", "--noticed", 0, *gone)
+
+    small, large, own = (run["moved"] for run in runs.values())
+    assert own < large < 2.2 * own < small < 6 * own, "1.7 and 4.2 times where it was measured"
 
 
 def test_a_ring_with_bounded_loads_keeps_its_bound_where_hashes_alone_drown_a_server(simulate):
@@ -229,6 +245,35 @@ def test_a_full_queue_answers_503_and_max_connections_holds_requests_back(simula
     assert full["at_least"][6] == held["at_least"][2] == 0 < held["at_least"][1]
 
 
+def test_the_scripts_own_checks_ask_the_simulated_servers(simulate):
+    run = simulate(10, *FAILING, "--kill", "3@5-10",
+                   upstream='health = { path = "/", interval = 0.5, fall = 2 }, balance = "round_robin"')["round_robin"]
+
+    assert run["failed"] == 0 and run["ejections"] == 1
+    assert 0 < run["retries"] < 1.7 * 50
+
+
+def test_who_fails_is_ejected_as_the_upstream_says_by_one_gateway_for_all(simulate):
+    options = ("--balance", "p2c", "--requests", 20000, "--rate", 500, "--capacity", 4, "--fail", "3=0.8@5-30")
+    watched = simulate(10, *options, "--workers", 4, upstream="eject = true")["p2c"]
+    unwatched = simulate(10, *options, "--workers", 4)["p2c"]
+
+    assert watched["ejections"] >= 2 and unwatched["ejections"] == 0
+    assert watched["failed"] < unwatched["failed"] / 10
+
+
+def test_a_breaker_spares_the_servers_when_nothing_works(simulate):
+    options = ("--balance", "p2c", "--requests", 20000, "--rate", 500, "--capacity", 4, "--fail", "all=1@5-25")
+    guarded = simulate(4, *options, upstream="breaker = { time = 1 }, retry = false")["p2c"]
+    plain = simulate(4, *options, upstream="retry = false")["p2c"]
+
+    def tries(run):
+        return sum(server["requests"] for server in run["servers"])
+
+    assert tries(plain) == 20000 and tries(guarded) < 14000
+    assert guarded["failed"] >= plain["failed"] > 9000
+
+
 # ---- Gateways, zones, clients, time.
 
 def test_gateways_that_know_nothing_of_each_other_wait_longer(simulate):
@@ -244,7 +289,8 @@ def test_gateways_that_know_nothing_of_each_other_wait_longer(simulate):
 def test_requests_that_stay_in_their_zone_have_no_far_way(simulate):
     runs = simulate("""local gate = require "moongate"
         gate.listen "127.0.0.1:8080"
-        gate.route { "/*", upstream = gate.upstream("app", { balance = require "balance.zone" { zone = os.getenv "ZONE" },
+        gate.route { "/*", upstream = gate.upstream("app", {
+          balance = require "balance.zone" { zone = os.getenv "ZONE" },
           peers = { { "10.0.0.1:80", zone = "a" }, { "10.0.0.2:80", zone = "b" } } }) }
     """, "--balance", "script,random", "--workers", 2, "--zones", "a,b", "--delay", "1ms", "--far-delay", "80ms",
                     "--rate", 20, "--service", "constant 1ms", "--requests", 4000).values()
@@ -319,8 +365,8 @@ def test_the_requests_of_a_log_come_at_their_times_with_their_clients_paths_and_
     """
     (tmp_path / "gateway.lua").write_text(script)
 
-    done = moongate_module.run("sim", "gateway.lua", "--balance", "script", "--replay", "access.log", "--service", "recorded",
-                        "--capacity", "0", "--json", cwd=tmp_path)
+    done = moongate_module.run("sim", "gateway.lua", "--balance", "script", "--replay", "access.log",
+                               "--service", "recorded", "--capacity", "0", "--json", cwd=tmp_path)
 
     run = json.loads(done.stdout)["runs"][0]
     assert "0 10.1.2.3 /a q=1 curl/8; 1 2001:db8::1 /b - -; 4 10.1.2.3 /c - -" in done.stderr
@@ -331,7 +377,8 @@ def test_stamps_of_whole_seconds_are_spread_over_their_second(simulate, tmp_path
     line = '10.0.0.%d - - [28/Feb/2026:23:59:%02d +0100] "GET /x HTTP/1.1" 200 5 "-" "agent"\n'
     (tmp_path / "access.log").write_text("".join(line % (i, 58 + i // 10) for i in range(20)))
 
-    run = simulate(1, "--balance", "random", "--replay", tmp_path / "access.log", "--service", "constant 50ms")["random"]
+    run = simulate(1, "--balance", "random", "--replay", tmp_path / "access.log",
+                   "--service", "constant 50ms")["random"]
 
     assert run["answered"] == 20 and near(run["max"], 0.05, 0.01)
     assert near(simulate.whole["seconds"], 1.9, 0.01)
@@ -411,7 +458,9 @@ def test_the_page_stands_alone_and_shows_each_balancer(tmp_path):
 
 
 def test_a_page_that_cant_be_written_is_told(tmp_path):
-    assert "--html /no/such/page.html: No such file" in said(tmp_path, "--requests", "100", "--html", "/no/such/page.html")
+    text = said(tmp_path, "--requests", "100", "--html", "/no/such/page.html")
+
+    assert "--html /no/such/page.html: No such file" in text
 
 
 # ---- A real run of the same set-up.
@@ -470,7 +519,8 @@ def test_a_real_run_of_the_same_set_up_agrees_within_a_few_per_cent(moongate, or
     real = sorted(line["latency"] for line in gate.access_log(300))
     worked = [sum(desk.worked) / len(desk.worked) for desk in desks]
     (tmp_path / "scenario.lua").write_text("return { peers = { %s } }" % ", ".join(
-        f'["{desk.server}"] = {{ service = "constant {seconds * 1000:.3f}ms" }}' for desk, seconds in zip(desks, worked)))
+        f'["{desk.server}"] = {{ service = "constant {seconds * 1000:.3f}ms" }}'
+        for desk, seconds in zip(desks, worked)))
     done = moongate_module.run("sim", gate.script, "--replay", gate.access_path, "--balance", "script", "--json",
                                "--scenario", tmp_path / "scenario.lua")
     run = json.loads(done.stdout)["runs"][0]
@@ -507,7 +557,8 @@ def test_the_tables_name_the_run_the_figures_and_the_shares(tmp_path):
     (["--rate"], "a value is needed after --rate"),
     (["--service", "gauss 3"], 'service must be a law like "constant 10ms"'),
     (["--rate", "5", "--load", "0.5"], "--rate and --load exclude each other"),
-    (["--balance", "p3c"], '--balance p3c: it must be a function(req, peers), or the name of a balancer; did you mean "p2c"?'),
+    (["--balance", "p3c"],
+     '--balance p3c: it must be a function(req, peers), or the name of a balancer; did you mean "p2c"?'),
     (["--kill", "9@1-2"], '--kill 9@1-2: the upstream has no peer "9"; write an address, a number from 1 to 3'),
     (["--kill", "1"], "--kill 1: when? Write it like 2@30-60"),
     (["--upstream", "ap"], 'there is no upstream "ap"; did you mean "app"?'),

@@ -17,6 +17,7 @@
 #include "clock.h"
 #include "crowd.h"
 #include "engine.h"
+#include "health.h"
 #include "ledger.h"
 #include "log.h"
 #include "script.h"
@@ -215,8 +216,10 @@ static void set_health(const mg_change *c)
         for (unsigned u = 0; u < g->upstream_count; u++)
             for (int n = mg_upstream_count(g->upstreams[u]) - 1; n >= 0; n--) {
                 struct mg_peer *p = mg_upstream_peer(g->upstreams[u], n);
-                if (mg_text_equal(p->name, address))
-                    mg_peer_set_healthy(p, c->value != 0);
+                if (!mg_text_equal(p->name, address))
+                    continue;
+                p->view->down = c->value == 0;
+                mg_health_settle(p);
             }
     }
 }

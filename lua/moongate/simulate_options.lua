@@ -293,7 +293,7 @@ function options.balancers(read)
     elseif type(value) ~= "string" then
       raise("balance: %s must be a name or a function, got %s", tostring(key), problem.show(value))
     else
-      for _, text in ipairs(split(value == "all" and needless or value)) do add(read_balancer(text)) end
+      for _, text in ipairs(split((value:gsub("^all%f[,%z]", needless)))) do add(read_balancer(text)) end
     end
   end
   return list
