@@ -676,6 +676,8 @@ double mg_now_exactly(void);
 double mg_time(void); /* Unix */
 int mg_base64(const char *ptr, uint32_t len, bool url, mg_slice *out);
 int mg_unbase64(const char *ptr, uint32_t len, mg_slice *out);
+/* The token in the value of an Authorization field, "Bearer TOKEN"; MG_ABSENT: there is none. */
+int mg_bearer(const char *ptr, uint32_t len, mg_slice *out);
 
 /* From 0 to below 1, evenly spread; the same for the same bytes and seed on every machine. */
 double mg_hash(const char *ptr, uint32_t len, double seed);

@@ -1,5 +1,7 @@
-/* base64.c - base64 of RFC 4648, both alphabets. Implements what seam.h declares. */
+/* base64.c - base64 of RFC 4648, both alphabets, and the tokens of HTTP's authentication that look alike. Implements
+ * what seam.h declares. */
 #include <stdlib.h>
+#include <strings.h>
 
 #include <openssl/evp.h>
 
@@ -75,4 +77,31 @@ int mg_unbase64(const char *ptr, uint32_t len, mg_slice *out)
     }
     *out = (mg_slice){ to, n };
     return MG_OK;
+}
+
+static bool is_token68(char c)
+{
+    return base64_digit(c) >= 0 || c == '.' || c == '~';
+}
+
+/* RFC 6750 section 2.1; blanks behind it are let pass. */
+int mg_bearer(const char *ptr, uint32_t len, mg_slice *out)
+{
+    const char *end = ptr + len, *at = ptr + 7;
+
+    if (len < 8 || strncasecmp(ptr, "bearer ", 7) != 0)
+        return MG_ABSENT;
+    while (at < end && *at == ' ')
+        at++;
+    const char *from = at;
+    while (at < end && is_token68(*at))
+        at++;
+    if (at == from)
+        return MG_ABSENT;
+    while (at < end && *at == '=')
+        at++;
+    *out = (mg_slice){ from, (uint32_t)(at - from) };
+    while (at < end && (*at == ' ' || *at == '\t'))
+        at++;
+    return at == end ? MG_OK : MG_ABSENT;
 }

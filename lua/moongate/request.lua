@@ -80,7 +80,7 @@ function readers.cookies(v, x)
   local out = {}
   if C.mg_field_get(v.request, "cookie", 6, slice) == 0 then
     for name, value in string_of(slice):gmatch "%s*([^=;,%s]+)%s*=%s*([^;]*)" do
-      if out[name] == nil then out[name] = value:match '^"(.*)"%s*$' or value:match "^(.-)%s*$" end
+      if out[name] == nil then out[name] = value:match '^"(.*)"%s*$' or value:match "^.*%S" or "" end
     end
   end
   x.cookies = out
@@ -185,7 +185,7 @@ local methods = {}
 function methods:bearer()
   local v = self[1] or over()
   if C.mg_field_get(v.request, "authorization", 13, slice) ~= 0 then return nil end
-  return string_of(slice):match "^[Bb][Ee][Aa][Rr][Ee][Rr] +([%w%-._~+/]+=*)%s*$"
+  if C.mg_bearer(slice.ptr, slice.len, slice) == 0 then return string_of(slice) end
 end
 
 --- The whole body, decoded, at most max_text_size long; it is still forwarded as it came.
