@@ -21,7 +21,8 @@ local function read_keys(keys)
     if digits and not digits:find("^" .. ("%x"):rep(64) .. "$") then
       return nil, nil, ": behind sha256: there must be 64 hexadecimal digits"
     end
-    owners[digits and digits:lower() or gate.crypto.hex(gate.crypto.sha256(tostring(key)))] = tostring(owner)
+    local digest = digits and digits:gsub("%x%x", function(two) return string.char(tonumber(two, 16)) end)
+    owners[digest or gate.crypto.sha256(tostring(key))] = tostring(owner)
   end
   return owners
 end
@@ -40,7 +41,7 @@ return function(given)
   local function access(req)
     req.headers["x-user"] = nil
     local sent = header and req.headers[header] or options.arg and req.args[options.arg]
-    local owner = type(sent) == "string" and owners[gate.crypto.hex(gate.crypto.sha256(sent))]
+    local owner = type(sent) == "string" and owners[gate.crypto.sha256(sent)]
     if not owner then return 401, "an API key is needed\n", { ["www-authenticate"] = 'ApiKey realm="api"' } end
     req.headers["x-user"] = owner
     if header then req.headers[header] = nil end
