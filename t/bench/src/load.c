@@ -1,6 +1,6 @@
 /* load.c - a closed loop of HTTP/1.1 requests from one thread; prints one line of JSON.
  *
- *     load IP PORT [-c connections] [-n requests | -d seconds] [-p path] [-b bytes to post] [-e coding] [-i]
+ *     load IP PORT [-c connections] [-n requests | -d seconds] [-p path] [-b bytes to post] [-e coding] [-f field] [-i]
  *
  * Each connection sends its next request when its answer is whole, on a new connection if it says "Connection: close".
  * With -i each sends one (64 at a time) and
@@ -34,7 +34,7 @@ struct connection {
 };
 
 static struct sockaddr_in address = { .sin_family = AF_INET };
-static const char *path = "/", *accepted = "identity";
+static const char *path = "/", *accepted = "identity", *field = "X-Client: abc123";
 static unsigned connection_count = 64;
 static uint64_t request_count, post_len;
 static double seconds;
@@ -240,12 +240,13 @@ static double number(const char *text)
 static void read_arguments(int argc, char **argv)
 {
     if (argc < 3 || inet_pton(AF_INET, argv[1], &address.sin_addr) != 1) {
-        fprintf(stderr, "usage: load IP PORT [-c N] [-n N | -d seconds] [-p path] [-b bytes] [-e coding] [-i]\n");
+        fprintf(stderr, "usage: load IP PORT [-c N] [-n N | -d seconds] [-p path] [-b bytes] [-e coding] [-f field] "
+                        "[-i]\n");
         exit(2);
     }
     address.sin_port = htons((uint16_t)number(argv[2]));
     optind = 3;
-    for (int option; (option = getopt(argc, argv, "c:n:d:p:b:e:i")) > 0;) {
+    for (int option; (option = getopt(argc, argv, "c:n:d:p:b:e:f:i")) > 0;) {
         switch (option) {
         case 'c':
             connection_count = (unsigned)number(optarg);
@@ -264,6 +265,9 @@ static void read_arguments(int argc, char **argv)
             break;
         case 'e':
             accepted = optarg;
+            break;
+        case 'f':
+            field = optarg;
             break;
         case 'i':
             hold = true;
@@ -291,8 +295,8 @@ static void prepare(void)
     }
     request_len = (uint64_t)snprintf(request, sizeof(request),
                                      "%s %s HTTP/1.1\r\nHost: bench.local\r\nUser-Agent: load/1.0\r\nAccept: */*\r\n"
-                                     "Accept-Encoding: %s\r\nX-Client: abc123\r\n%s\r\n",
-                                     post_len ? "POST" : "GET", path, accepted, length);
+                                     "Accept-Encoding: %s\r\n%s\r\n%s\r\n",
+                                     post_len ? "POST" : "GET", path, accepted, field, length);
     loop = epoll_create1(0);
     connections = calloc(connection_count, sizeof(*connections));
     for (unsigned i = 0; i < connection_count; i++) {
