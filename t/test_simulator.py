@@ -325,6 +325,26 @@ def test_sleeping_and_timers_follow_the_simulated_clock(simulate):
     assert [near(server["requests"], 2000, 0.01) for server in run["servers"]] == [True, True]
 
 
+def test_policies_run_if_they_are_wanted(simulate):
+    script = """local gate = require "moongate"
+        gate.listen "127.0.0.1:8080"
+        gate.use { request = function(req) req.ctx.peer = tonumber(req.path:match "%d+") % 2 + 1 end }
+        local app = gate.upstream("app", { peers = { "10.0.0.1:80", "10.0.0.2:80" },
+          balance = function(req, peers) return peers[req.ctx.peer or 1] end })
+        gate.route { "app.example/*", upstream = app, policies = { { access = function(req)
+          if req.path == "/7" then return 403 end
+        end } } }
+    """
+    options = ("--balance", "script", "--requests", 1000, "--paths", 10, "--arrivals", "constant", "--rate", 10)
+    without = simulate(script, *options)["a function (script)"]
+    run = simulate(script, *options, "--policies", "--header", "host: app.example")["a function (script)"]
+
+    assert [server["requests"] for server in without["servers"]] == [1000, 0]
+    odd, even = (server["requests"] for server in reversed(run["servers"]))
+    assert near(odd, 400, 0.15) and near(even, 500, 0.15)
+    assert odd + even < 1000 == run["answered"]
+
+
 def test_what_reaches_out_of_the_simulation_fails(tmp_path):
     (tmp_path / "gateway.lua").write_text(GATEWAY % (2, """balance = function(req, peers)
         local answer, why = gate.fetch "http://127.0.0.1:9/"

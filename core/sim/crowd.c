@@ -182,11 +182,12 @@ static void describe(struct mg_message *m, uint32_t number)
     m->method = MG_LIT("GET");
     m->target = word(&s->targets, s->target[number]);
     m->version = 11;
-    add_field(m, MG_LIT("Host"), MG_LIT("simulated"));
-    for (uint32_t i = 0; i < s->field_count && m->count < m->room - 1; i++) {
+    for (uint32_t i = 0; i < s->field_count && m->count < m->room - 2; i++) {
         const mg_field_plan *f = &s->fields[i];
         add_field(m, f->name, word(&f->values, f->chosen ? f->chosen[number] : s->client[number]));
     }
+    if (!mg_message_has(m, MG_FIELD_HOST))
+        add_field(m, MG_LIT("Host"), MG_LIT("simulated"));
     if (cookies && *cookies)
         add_field(m, MG_LIT("Cookie"), mg_slice_of(cookies));
 }

@@ -10,6 +10,7 @@ ffi.cdef "extern const char mg_simulation_text[];"
 ffi.cdef(ffi.string(ffi.C.mg_simulation_text))
 
 local options = require "moongate.simulate_options"
+local page = require "moongate.simulate_page"
 local plan = require "moongate.simulate_plan"
 local report = require "moongate.simulate_report"
 local summary = require "moongate.simulate_summary"
@@ -36,6 +37,7 @@ function desk.begin(text)
   given, script = options.read(words)
   if not given then return options.help end
   balancers, at = options.balancers(given), 0
+  if given.html then page.check(given.html) end
   sim.workers, sim.own_view = given.workers, given.view == "own"
   return "run " .. script
 end
@@ -46,6 +48,7 @@ function desk.next()
   local balancer = balancers[at]
   return balancer and buffer.encode {
     seed = given.seed, upstream = given.upstream, balance = balancer, scenario = given.scenario, zones = given.zones,
+    policies = given.policies,
   }
 end
 
@@ -68,9 +71,7 @@ end
 
 --- All runs are.
 function desk.finish()
-  if given.html then
-    require("moongate.simulate_page").write(given.html, given, written, runs)
-  end
+  if given.html then page.write(given.html, given, written, runs) end
   if given.json then report.print_json(given, written, runs) else report.print(given, written, runs) end
 end
 

@@ -28,6 +28,7 @@ Requests
   --paths N            paths that they ask for, "/1" and so on (default: 1000)
   --skew S             how uneven clients and paths are: exponent of Zipf's law (default: 0, all alike)
   --header TEXT        a field of each request: 'x-user: user-%d', with the client's number. May be repeated
+  --policies           requests take their whole way by the script's routes and policies, not only to the upstream
 
 Servers
   --service LAW        how long a request takes: "exponential 10ms" (default), "constant 10ms", "lognormal 10ms 0.8",
@@ -118,6 +119,7 @@ local keys = {
   paths = number(schema.count { min = 1, max = 1e7, default = 1000 }),
   skew = number(schema.number { max = 10, default = 0 }),
   header = list_of "fields like 'x-user: user-%d'",
+  policies = schema.flag { default = false },
   service = schema.any(units.laws_expected .. ', or "recorded"', read_law, { default = units.law "exponential 10ms" }),
   capacity = number(schema.count { default = 1 }),
   queue = number(schema.count()),
@@ -178,8 +180,8 @@ local function read_words(words)
       return nil
     elseif not name then
       files[#files + 1] = words[i]
-    elseif key == "json" then
-      given.json = true
+    elseif key == "json" or key == "policies" then
+      given[key] = true
     elseif not keys[key] or key == "peers" then
       local known = {}
       for known_key in pairs(keys) do known[(known_key:gsub("_", "-"))] = true end

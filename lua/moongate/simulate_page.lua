@@ -190,10 +190,19 @@ local function document(options, plan, runs)
   return table.concat(parts)
 end
 
+local function open(path, mode)
+  local file, why = io.open(path, mode)
+  return file or error("moongate sim: --html " .. why, 0)
+end
+
+--- Raises why no page can be written there: before the runs, which may be long.
+function page.check(path)
+  open(path, "a"):close()
+end
+
 --- Writes the page. Raises why it can't.
 function page.write(path, options, plan, runs)
-  local file, why = io.open(path, "w")
-  if not file then error("moongate sim: --html " .. why, 0) end
+  local file = open(path, "w")
   local written, problem = file:write(document(options, plan, runs))
   local closed = file:close()
   if not written or not closed then

@@ -341,7 +341,8 @@ function plan.write(to, options, about)
   write_requests(to, requests, keep)
   write_servers(to, servers, options, keep)
   write_changes(to, changes, keep)
-  local seconds = math.max(1e-9, requests.at[requests.count - 1])
+  local last = requests.at[requests.count - 1]
+  local seconds = last > 0 and last or 1
   slice(to.upstream, about.upstream, keep)
   to.seed, to.warm_up, to.patience = options.seed, options.warm_up, PATIENCE
   to.bucket, to.bucket_count = seconds / BUCKETS, BUCKETS

@@ -1,8 +1,8 @@
 -- moongate.simulated - a VM in which a script is tried out: what `moongate sim` does to it before and after the load.
 --
--- The script is loaded as always. What it declares is reduced to the way to one upstream: no policies, one
--- route, and in place of the upstream's balancer the one that is to be tried. Chance comes from the
--- run's seed, and what would reach out of the simulation fails.
+-- The script is loaded as always. Unless its policies are wanted, what it declares is reduced to the way to one
+-- upstream: no policies, one route. In place of the upstream's balancer stands the one that is to be tried. Chance
+-- comes from the run's seed, and what would reach out of the simulation fails.
 local buffer = require "string.buffer"
 local ffi = require "ffi"
 local C = require "moongate.seam"
@@ -16,7 +16,7 @@ ffi.cdef [[
   int setenv(const char *name, const char *value, int overwrite);
 ]]
 
-local setup                 -- what the desk has said: { upstream, balance, scenario, zones, seed }
+local setup                 -- what the desk has said: { upstream, balance, scenario, zones, policies, seed }
 local chosen                -- the record of the upstream
 
 local function outside()
@@ -73,10 +73,7 @@ local function put_balancer(u, value)
 end
 
 -- Only the way to the upstream stays.
-local function reduce(script)
-  local u = find_upstream(script)
-  chosen = u
-  if setup.balance.kind ~= "script" then put_balancer(u, find_balancer()) end
+local function reduce(u)
   local attempts = 0
   for _, r in ipairs(declared.routes) do
     if r.upstream == u.name or r.upstream == u.object then attempts = math.max(attempts, r.attempts) end
@@ -97,7 +94,9 @@ local function prepare(text)
 
   local finish = require "moongate.finish"
   package.loaded["moongate.finish"] = function(script)
-    reduce(script)
+    chosen = find_upstream(script)
+    if setup.balance.kind ~= "script" then put_balancer(chosen, find_balancer()) end
+    if not setup.policies then reduce(chosen) end
     return finish(script)
   end
 end

@@ -11,10 +11,10 @@ _moongate_sim()
     --arrivals) mapfile -t COMPREPLY < <(compgen -W 'poisson constant bursts ramp' -- "$word") ;;
     --service) mapfile -t COMPREPLY < <(compgen -W 'constant exponential lognormal pareto bimodal file recorded' -- "$word") ;;
     --view) mapfile -t COMPREPLY < <(compgen -W 'shared own' -- "$word") ;;
-    --json|--help|[!-]*)
+    --json|--policies|--help|[!-]*)
         if [[ $word == -* ]]; then
             mapfile -t COMPREPLY < <(compgen -W '--upstream --balance --scenario --requests --seconds --rate --load
-                --arrivals --replay --speed --clients --paths --skew --header --service --capacity --queue --delay
+                --arrivals --replay --speed --clients --paths --skew --header --policies --service --capacity --queue --delay
                 --far-delay --zones --slow --fail --kill --freeze --unreachable --noticed --workers --view --warm-up
                 --seed --html --json --help' -- "$word")
         else

@@ -18,6 +18,7 @@ if [[ $words[2] == sim ]]; then
         '--paths[paths that they ask for]:number:' \
         '--skew[how uneven clients and paths are]:exponent:' \
         '*--header[a field of each request]:text:' \
+        '--policies[by the routes and policies of the script]' \
         '--service[how long a request takes]:law:' \
         '--capacity[requests that a server works at at once]:number:' \
         '--queue[requests that may wait there]:number:' \
