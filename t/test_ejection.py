@@ -3,6 +3,8 @@ from collections import Counter
 
 import pytest
 
+import moongate as moongate_module
+from client import request
 from moongate import wait_until
 from test_health import upstream
 
@@ -57,6 +59,26 @@ def test_what_succeeds_between_ends_a_row(moongate, origin):
     statuses(gate, 60)
 
     assert EJECTED not in gate.log()
+
+
+def test_a_try_whose_client_has_left_shows_nothing(moongate, origin):
+    def play(connection):
+        while request := connection.request():
+            if request.target == "/":
+                connection.answer(500, b"bad")
+    bad = origin.plays(play)
+    gate = moongate(ejecting([bad, origin.answers()], "consecutive = 2, errors = 0",
+                             more="balance = function(_, peers) return peers[1] end,"))
+    assert gate.get("/").status == 500
+    client = gate.raw()
+    client.send(request("GET", "/never"))
+    bad.wait_seen(2)
+    client.close()
+    gate.wait_total("exchanges", 0)
+
+    gate.get("/")
+
+    gate.wait_log(f"peer {bad} {EJECTED}2 tries in a row have failed")
 
 
 def test_a_peer_that_refuses_is_asked_no_more(moongate, origin):
@@ -175,6 +197,44 @@ def test_all_workers_count_together(moongate, origin):
 
     assert got.count(500) == bad.server.seen == 4
     assert gate.log().count(EJECTED) == 1
+
+
+def test_a_connection_that_a_tcp_route_cannot_make_is_a_failure(moongate, origin):
+    dead, live = origin.refuses(), origin.answers()
+    gate = moongate(f"""gate.listen {{ "127.0.0.1:$PORT", tcp = gate.upstream("app", {{ peers = {{ "{dead}", "{live}" }},
+        eject = {{ consecutive = 2, time = 30 }} }}) }}""", declare_listen=False)
+
+    assert [gate.get("/").status for _ in range(12)] == [200] * 12
+
+    assert gate.log().count(f"peer {dead}: connection refused") == 2
+    gate.wait_log(f"peer {dead} {EJECTED}2 tries in a row have failed")
+
+
+def test_an_ejection_lives_through_a_reload_and_ends_with_one_that_ejects_no_more(moongate, origin):
+    bad = Bad(origin)
+    gate = moongate(ejecting([bad, origin.answers()], "consecutive = 2, time = 60"))
+    statuses(gate, 4)
+    gate.wait_log(EJECTED)
+
+    assert "error" not in gate.command("reload")
+    assert statuses(gate, 6) == [200] * 6
+    text = gate.script.read_text()
+    gate.script.write_text(text[:text.index("eject =")] + "}) }")
+    assert "error" not in gate.command("reload")
+    assert Counter(statuses(gate, 6)) == {200: 3, 500: 3}
+
+
+def test_an_ejection_lives_through_an_upgrade(moongate, origin):
+    moongate_module.become_reaper()
+    bad = Bad(origin)
+    gate = moongate(ejecting([bad, origin.answers()], "consecutive = 2, time = 60"))
+    statuses(gate, 4)
+    gate.wait_log(EJECTED)
+
+    gate.upgrade()
+
+    assert statuses(gate, 6) == [200] * 6
+    assert upstream(gate)["ejected"] == 1
 
 
 # ---- The hook.

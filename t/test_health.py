@@ -151,6 +151,7 @@ def test_a_check_names_the_peer_as_host_and_has_a_connection_of_its_own(moongate
     assert {request["Host"] for _, request in ill.checks} == {str(ill)}
     connections = [request.connection for _, request in ill.checks]
     assert len({id(c) for c in connections}) == len(connections)
+    assert all(r.connection not in connections for r in ill.server.requests if r.target == "/")
 
 
 @pytest.mark.parametrize("expect, answer, reason", [

@@ -212,6 +212,23 @@ def test_once_a_check_has_found_it_nobody_tries(simulate):
     assert run["failed"] == 0 and near(run["retries"], 50, 0.2) and run["ejections"] == 1
 
 
+def test_a_server_that_is_killed_is_ejected_as_the_upstream_says(simulate):
+    kill = ("--kill", "1@20-60", "--rate", 300, "--seconds", 80, "--balance", "round_robin", "--workers", 3)
+    without, ejecting = (simulate(4, *kill, upstream=options)["round_robin"] for options in ("", "eject = true"))
+
+    assert without["ejections"] == 0 and without["retries"] > 2500
+    assert 1 <= ejecting["ejections"] <= 4 and ejecting["retries"] <= 5 * ejecting["ejections"] + 15
+
+
+def test_a_server_that_becomes_slow_is_ejected_by_its_latency(simulate):
+    slow = ("--slow", "1=30@20-60", "--rate", 100, "--seconds", 80, "--balance", "random", "--workers", 2)
+    without, ejecting = (simulate(4, *slow, upstream=options)["random"]
+                         for options in ("", "eject = { latency = 5, consecutive = 0, errors = 0 }"))
+
+    assert without["ejections"] == 0 and ejecting["ejections"] >= 1
+    assert ejecting["mean"] < without["mean"] / 3
+
+
 def test_a_frozen_server_costs_the_response_timeout(simulate):
     run = simulate(10, *FAILING, "--freeze", "3@5-10", upstream="response_timeout = 0.5")["round_robin"]
 

@@ -33,9 +33,21 @@ static void look_for_panic(struct mg_upstream *u)
     mg_news_tell(u, NULL, panics ? MG_NEWS_PANIC : MG_NEWS_CALM, "%u of %u peers are healthy", healthy, all);
 }
 
+static bool should_be_healthy(const struct mg_peer *p)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return !p->view->down && !p->view->ejected;
+}
+
+/* Another worker may change the other flag meanwhile: whoever comes last looks once more. */
 void mg_health_settle(struct mg_peer *p)
 {
-    mg_peer_set_healthy(p, !p->view->down && !p->view->ejected);
+    bool healthy;
+
+    do {
+        healthy = should_be_healthy(p);
+        mg_peer_set_healthy(p, healthy);
+    } while (healthy != should_be_healthy(p));
     look_for_panic(p->upstream);
 }
 
