@@ -26,5 +26,6 @@ bool mg_backend_open(mg_simulation *s, struct mg_agenda *agenda, double begin);
 void mg_backend_turn(struct mg_due *d);
 /* As the plan says: a server dies, is slow, comes back; not MG_CHANGE_HEALTHY. */
 void mg_backend_change(const mg_change *c);
-/* All exchanges must be over. */
+/* What servers still have is cut. All exchanges must be over. */
+void mg_backend_stop(void);
 void mg_backend_close(void);

@@ -90,6 +90,7 @@ typedef struct mg_simulation {
     const mg_field_plan *fields;
     uint32_t field_count, backend_count, change_count;
     const mg_backend_plan *backends;
+    mg_backend_plan usual;    /* of peers that come while the script runs */
     const double *delays;     /* there and back: of each worker to each server */
     const mg_change *changes; /* ascending by `at` */
     double warm_up, patience; /* what comes before is not counted; how long after the last request answers may come */
@@ -115,6 +116,8 @@ mg_simulation *mg_simulation_at_hand(void);
 uint32_t mg_simulation_turn(void);
 /* The upstream that is looked at has this built-in balancer instead of its own. */
 void mg_simulation_balance(mg_upstream *u, int balance);
+/* The address of the nth server, those that were added behind those of the plan; until the next run. */
+void mg_simulation_address(uint32_t n, mg_slice *out);
 /* Ascending. */
 void mg_simulation_sort(float *values, uint32_t count);
 /* What the law makes of two even numbers from 0 to below 1. */

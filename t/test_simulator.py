@@ -342,6 +342,22 @@ def test_sleeping_and_timers_follow_the_simulated_clock(simulate):
     assert [near(server["requests"], 2000, 0.01) for server in run["servers"]] == [True, True]
 
 
+def test_peers_that_come_and_go_while_the_script_runs_are_simulated(simulate):
+    run = simulate("""local gate = require "moongate"
+        gate.listen "127.0.0.1:8080"
+        local app = gate.upstream("app", { peers = { "10.0.0.1:80", "10.0.0.2:80" } })
+        gate.after(10, function()
+          app:add "10.0.0.3:80"
+          app.peers[1]:drain()
+        end)
+        gate.after(20, function() app.peers[2]:remove() end)
+        gate.route { "/*", upstream = app }
+    """, "--balance", "script", "--rate", 60, "--arrivals", "constant", "--requests", 1800)["round_robin (script)"]
+
+    counts = {server["address"]: server["requests"] for server in run["servers"]}
+    assert counts == pytest.approx({"10.0.0.1:80": 300, "10.0.0.2:80": 600, "10.0.0.3:80": 900}, abs=2)
+
+
 def test_policies_run_if_they_are_wanted(simulate):
     script = """local gate = require "moongate"
         gate.listen "127.0.0.1:8080"
@@ -601,9 +617,35 @@ def test_the_tables_name_the_run_the_figures_and_the_shares(tmp_path):
     (["--upstream", "ap"], 'there is no upstream "ap"; did you mean "app"?'),
     (["--warm-up", "1h"], "--warm-up: the last request comes after"),
     (["other.lua"], "one script only; what is this: other.lua"),
+    (["--scenario", "none.lua"], "--scenario none.lua: cannot open none.lua"),
 ])
 def test_a_mistake_is_told_with_its_remedy(tmp_path, options, expected):
     assert expected in said(tmp_path, *options)
+
+
+@pytest.mark.parametrize("scenario, expected", [
+    ('{ servce = "constant 1ms" }', 'unknown key "servce"; did you mean "service"?'),
+    ('{ peers = { [2] = { slownes = 3 } } }', 'peers: 2: unknown key "slownes"; did you mean "slowness"?'),
+    ('{ peers = { ["10.9.9.9:80"] = { slowness = 3 } } }', 'peers: the upstream has no peer "10.9.9.9:80"'),
+    ('{ peers = { all = { fails = 2 } } }', "peers: all: fails must be a number from 0 to 1, got 2"),
+    ('{ balance = { 5 } }', "balance: 1 must be a name or a function, got 5"),
+    ('{ arrivals = { "bursts" } }', 'arrivals must be "poisson", "constant", "bursts 20" or "ramp 100 2000", got'),
+    ('{ rate = 10, seconds = 1, requests = 5 }', "--requests and --seconds exclude each other"),
+    ('5', "--scenario scenario.lua: it must return a table, got 5"),
+])
+def test_a_mistake_in_a_scenario_is_told_as_those_of_the_command_line_are(tmp_path, scenario, expected):
+    (tmp_path / "scenario.lua").write_text(f"return {scenario}\n")
+
+    assert expected in said(tmp_path, "--scenario", "scenario.lua")
+
+
+def test_a_script_with_several_upstreams_or_none_is_told_so(tmp_path):
+    several = 'gate.upstream("a", { peers = { "10.0.0.1:80" } }) gate.upstream("b", { peers = {} })'
+    handler = 'local gate = require "moongate" gate.listen ":8080" %s gate.route { "/", handler = function() end }'
+
+    assert said(tmp_path, script=handler % several).endswith("choose one with --upstream: a, b")
+    assert "it declares no upstream" in said(tmp_path, script=handler % "")
+    assert "give --rate" in said(tmp_path, "--upstream", "b", script=handler % several)
 
 
 def test_a_balancer_that_throws_fails_its_requests_and_says_so(tmp_path):

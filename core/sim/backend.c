@@ -109,14 +109,15 @@ static struct backend *add(const mg_backend_plan *plan, mg_slice address)
     return b;
 }
 
-/* A peer that the script has added meanwhile is like the first one of the plan, in its best days. */
+/* A peer that the script has added meanwhile. */
 static struct backend *add_unplanned(mg_slice address)
 {
-    mg_backend_plan plan = sim->backends[0];
+    return mg_ledger_add_backend(sim) ? add(&sim->usual, address) : NULL;
+}
 
-    plan.slowness = 1;
-    plan.fails = 0;
-    return sim->backend_count && mg_ledger_add_backend(sim) ? add(&plan, address) : NULL;
+void mg_simulation_address(uint32_t n, mg_slice *out)
+{
+    *out = n < count ? all[n]->plan.address : (mg_slice){ "", 0 };
 }
 
 /* ---- Jobs. ---- */
@@ -587,21 +588,25 @@ bool mg_backend_open(mg_simulation *s, struct mg_agenda *a, double begin_at)
     return true;
 }
 
-void mg_backend_close(void)
+void mg_backend_stop(void)
 {
     mg_dial_stand_in(NULL);
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++)
         while (all[i]->jobs)
             cut(all[i]->jobs, MG_WHY_CUT);
-        free(all[i]);
-    }
-    free(all);
-    all = NULL;
-    count = room = 0;
-    memset(buckets, 0, sizeof(buckets));
     while (unused) {
         struct job *j = unused;
         unused = j->behind;
         free(j);
     }
+}
+
+void mg_backend_close(void)
+{
+    for (uint32_t i = 0; i < count; i++)
+        free(all[i]);
+    free(all);
+    all = NULL;
+    count = room = 0;
+    memset(buckets, 0, sizeof(buckets));
 }

@@ -168,6 +168,7 @@ void mg_world_close(void)
         mg_generation_free(g);
     }
     mg_generation_now = NULL;
+    mg_backend_close();
     mg_agenda_free(&w.agenda);
     free(w.healthy);
     w = (struct world){ 0 };
@@ -311,7 +312,7 @@ const char *mg_world_run(mg_simulation *s)
         return "out of memory";
     w.zero = mg_clock_now();
     if (!mg_crowd_open(s, w.zero, &problem) || !mg_backend_open(s, &w.agenda, w.zero)) {
-        mg_backend_close();
+        mg_backend_stop();
         mg_crowd_close();
         return problem ? problem : "out of memory";
     }
@@ -320,7 +321,7 @@ const char *mg_world_run(mg_simulation *s)
     mg_ledger_settle(mg_clock_now() - w.zero);
     mg_crowd_leave();
     settle();
-    mg_backend_close();
+    mg_backend_stop();
     settle();
     mg_crowd_close();
     mg_budget_allow(0);

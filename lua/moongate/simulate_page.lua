@@ -15,7 +15,7 @@ local style = [[
   --l1: #f0f3f7; --l2: #d3e3f3; --l3: #a9cbe8; --l4: #76add9; --l5: #458bc6; --l6: #1f68ad; --l7: #10498a;
   --l8: #092d5c; }
 @media (prefers-color-scheme: dark) { :root { --back: #14171b; --text: #e6e8eb; --soft: #9aa3ae; --line: #2c3138;
-  --card: #1b1f24; --q1: #3b5f8a; --q2: #4f8fd6; --q3: #8fc0f5; --q4: #e3f0ff; --bad: #ff7a5c; --good: #1d3324;
+  --card: #1b1f24; --q1: #4a74a8; --q2: #4f8fd6; --q3: #8fc0f5; --q4: #e3f0ff; --bad: #ff7a5c; --good: #1d3324;
   --event: #e0b03f; --l1: #20252c; --l2: #1d3652; --l3: #1f4c79; --l4: #2767a3; --l5: #3f86c8; --l6: #6ca8e2;
   --l7: #a3cbf3; --l8: #e3f0ff; } }
 * { box-sizing: border-box; }

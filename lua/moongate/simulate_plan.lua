@@ -180,11 +180,13 @@ local function find_servers(servers, about, which, place)
   return found
 end
 
+local function usual_model(options)
+  return { service = options.service, slowness = 1, capacity = options.capacity, queue = options.queue, fails = 0,
+    fails_with = 500 }
+end
+
 local function settle_servers(servers, options, about)
-  for _, server in ipairs(servers) do
-    server.model = { service = options.service, slowness = 1, capacity = options.capacity, queue = options.queue,
-      delay = nil, fails = 0, fails_with = 500 }
-  end
+  for _, server in ipairs(servers) do server.model = usual_model(options) end
   for _, entry in ipairs(options.peers) do
     for _, server in ipairs(find_servers(servers, about, entry.which, "peers")) do
       for key, value in pairs(entry.model) do
@@ -194,6 +196,12 @@ local function settle_servers(servers, options, about)
   end
 end
 
+local function write_model(to, model, keep)
+  write_law(to.service, model.service, keep)
+  to.slowness, to.capacity, to.queue = model.slowness, model.capacity, model.queue or NO_BOUND
+  to.fails, to.fails_with = model.fails, model.fails_with
+end
+
 local function write_servers(to, servers, options, keep)
   local array = ffi.new("mg_backend_plan[?]", math.max(1, #servers))
   local zones = options.zones or {}
@@ -201,9 +209,7 @@ local function write_servers(to, servers, options, keep)
   for i, server in ipairs(servers) do
     local b, model = array[i - 1], server.model
     slice(b.address, server.address, keep)
-    write_law(b.service, model.service, keep)
-    b.slowness, b.capacity, b.queue = model.slowness, model.capacity, model.queue or NO_BOUND
-    b.fails, b.fails_with = model.fails, model.fails_with
+    write_model(b, model, keep)
     for worker = 0, options.workers - 1 do
       local here = #zones == 0 or zones[worker % #zones + 1] == server.zone
       delays[worker * #servers + i - 1] = model.delay or not here and options.far_delay or options.delay
@@ -211,6 +217,7 @@ local function write_servers(to, servers, options, keep)
   end
   table.insert(keep, array)
   table.insert(keep, delays)
+  write_model(to.usual, usual_model(options), keep)
   to.backends, to.backend_count, to.delays = array, #servers, delays
 end
 
@@ -294,6 +301,7 @@ local function rate_of(options, servers)
     end
     all = all + model.capacity / (model.service.average * model.slowness)
   end
+  if all == 0 then raise("the upstream declares no peers, so --load has no meaning: give --rate") end
   return all * (options.load or DEFAULT_LOAD)
 end
 

@@ -118,6 +118,13 @@ local function read_crowd(sim)
   return at_least
 end
 
+local slice = ffi.new "mg_slice"
+
+local function address_of(number)
+  S.mg_simulation_address(number, slice)
+  return ffi.string(slice.ptr, slice.len)
+end
+
 --- The figures of the run that has just ended.
 ---@param sim ffi.cdata* mg_simulation
 ---@param plan table
@@ -143,7 +150,7 @@ function summary.make(sim, plan, label)
   for b = 1, sim.served_backends do
     local server = plan.servers[b]
     r.servers[b] = {
-      address = server and server.address or ("added " .. b - #plan.servers), zone = server and server.zone,
+      address = address_of(b - 1), zone = server and server.zone,
       requests = sent[b], share = sent[b] / all, load = mean(r.series.load[b]), most = largest(r.series.load[b]),
       busy = server and server.model.capacity > 0 and sim.busy[b - 1] / ((last - sim.warm_up) * server.model.capacity)
         or nil,

@@ -29,8 +29,10 @@ local function find_upstream(script)
   for _, u in ipairs(declared.upstreams) do names[u.name] = true end
   if not name then
     if #declared.upstreams == 1 then return declared.upstreams[1] end
-    problem.raise(script, #declared.upstreams == 0 and "it declares no upstream"
-      or "it declares several upstreams; choose one with --upstream" .. problem.remedy("", names))
+    if #declared.upstreams == 0 then problem.raise(script, "it declares no upstream") end
+    local list = {}
+    for i, u in ipairs(declared.upstreams) do list[i] = u.name end
+    problem.raise(script, "it declares several upstreams; choose one with --upstream: " .. table.concat(list, ", "))
   end
   local u = declared.upstreams[name]
   if not u then
