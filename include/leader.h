@@ -9,3 +9,5 @@
 
 /* The worker of this slot has ended: others may lead what it led. */
 void mg_leader_forget_slot(unsigned slot);
+/* This worker drains: it leads nothing from now on, so that those do who have what is in force now. */
+void mg_leader_leave(void);

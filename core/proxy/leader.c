@@ -18,6 +18,8 @@ struct mg_leader {
     uint64_t term; /* the slot + 1 in the low bits, 0: nobody; above them until when, in milliseconds */
 };
 
+static bool has_left;
+
 static uint64_t slot_of(uint64_t term)
 {
     return term & ((1u << SLOT_BITS) - 1);
@@ -38,7 +40,7 @@ bool mg_leader_lead(mg_leader *l, double seconds)
     uint64_t now = (uint64_t)(mg_clock_now() * 1e3), me = mg_shared_slot() + 1;
     uint64_t term = __atomic_load_n(&l->term, __ATOMIC_RELAXED);
 
-    if (slot_of(term) && slot_of(term) != me && term >> SLOT_BITS > now)
+    if (has_left || (slot_of(term) && slot_of(term) != me && term >> SLOT_BITS > now))
         return false;
     uint64_t next = (now + (uint64_t)(seconds * 1e3)) << SLOT_BITS | me;
     return __atomic_compare_exchange_n(&l->term, &term, next, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
@@ -53,4 +55,10 @@ void mg_leader_forget_slot(unsigned slot)
         if (slot_of(term) == slot + 1)
             __atomic_compare_exchange_n(&l->term, &term, 0, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
     }
+}
+
+void mg_leader_leave(void)
+{
+    has_left = true;
+    mg_leader_forget_slot(mg_shared_slot());
 }

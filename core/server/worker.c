@@ -19,6 +19,7 @@
 #include "engine.h"
 #include "generations.h"
 #include "h2.h"
+#include "leader.h"
 #include "listeners.h"
 #include "log.h"
 #include "report.h"
@@ -298,6 +299,7 @@ static void drain(void)
         return;
     double timeout = mg_generation_now->settings.drain_timeout;
     w.draining = true;
+    mg_leader_leave();
     mg_listeners_stop();
     mg_listener_drain();
     mg_exchange_drain();
