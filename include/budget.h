@@ -15,8 +15,8 @@ struct lua_State;
 /* What is said beyond the values of Lua's own. */
 enum { MG_BUDGET_LEFT = 100, MG_BUDGET_PAUSED };
 
-/* The tick of the process's CPU clock begins; a run may take this many seconds. 0: no bound. Called again when that
- * changes. */
+/* The tick of the calling thread's CPU clock begins; a run may take this many seconds. 0: no bound. Called again when
+ * that changes. */
 bool mg_budget_start(double seconds);
 /* From now on a run may take this many seconds; the tick is left as it is. */
 void mg_budget_allow(double seconds);

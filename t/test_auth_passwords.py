@@ -123,6 +123,20 @@ def test_others_are_served_while_a_password_is_checked_and_many_alike_are_checke
     assert "held the worker" not in gate.log()
 
 
+def test_a_run_is_not_charged_for_the_passwords_that_are_checked_beside_it(policy):
+    slow = htpasswd("pass", "-C", "14")
+    gate = policy(f"""function(req)
+        local C, n = require "moongate.seam", 0
+        for _ = 1, 2 do gate.spawn(function() gate.crypto.password("pass", "{slow}") end) end
+        gate.sleep(0.05)
+        local ends = C.mg_now_exactly() + 0.15
+        while C.mg_now_exactly() < ends do n = n + 1 end
+        return 200
+    end""", set="cpu_budget = 0.2")
+
+    assert gate.get("/").status == 200
+
+
 def test_who_leaves_while_the_password_is_checked_does_no_harm(policy):
     slow = htpasswd("pass", "-C", "11")
     gate = policy(f'function(req) local ok = gate.crypto.password("pass", "{slow}") return ok and 200 or 401 end')

@@ -1,12 +1,13 @@
 /* budget.c - ends runs of Lua that take too long, with the JIT on.
  *
- * One repeating tick of the process's CPU clock; a run only notes the tick at
- * which it began. Past the budget the tick asks for a debug hook, which
- * raises an error in interpreted code. Compiled traces and C functions look at
- * no hook: a little later the tick leaves the VM with a long jump. That is done
- * only while the code that runs is LuaJIT's or a trace of its making. No
- * function of the core ever calls LuaJIT from inside a run (the seam's first
- * rule), so no state of the core can be torn then.
+ * One repeating tick of the loop's CPU clock, which knows nothing of the thread
+ * that checks passwords; a run only notes the tick at which it began. Past the
+ * budget the tick asks for a debug hook, which raises an error in interpreted
+ * code. Compiled traces and C functions look at no hook: a little later the tick
+ * leaves the VM with a long jump. That is done only while the code that runs is
+ * LuaJIT's or a trace of its making. No function of the core ever calls LuaJIT
+ * from inside a run (the seam's first rule), so no state of the core can be torn
+ * then.
  */
 #include "budget.h"
 
@@ -15,8 +16,9 @@
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/time.h>
+#include <time.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -41,6 +43,8 @@ static int allowed;                          /* ticks a run; 0: no bound */
 static const struct mg_budget_load *loading; /* whose slice runs now */
 static double slice_ends;                    /* as mg_clock_read() says */
 static bool paused, ticking;
+static timer_t timer;
+static pid_t timer_of; /* the process that has it; 0: none was made */
 static unsigned spent; /* ms of CPU, by the run that was stopped or left */
 static void (*on_trip)(void *owner, unsigned ms);
 static lua_State *running;
@@ -146,14 +150,29 @@ static void on_tick(int signal, siginfo_t *info, void *context)
         lua_sethook(running, loading ? stop_loading : stop, LUA_MASKCOUNT, 1);
 }
 
+/* No process inherits it, so one that was forked makes its own. */
+static bool find_timer(void)
+{
+    struct sigevent told = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGPROF };
+
+    if (timer_of == getpid())
+        return true;
+    told._sigev_un._tid = gettid();
+    if (timer_create(CLOCK_THREAD_CPUTIME_ID, &told, &timer) != 0)
+        return false;
+    timer_of = getpid();
+    return true;
+}
+
 static bool tick(bool on)
 {
-    struct itimerval every = { 0 };
+    struct itimerspec every = { 0 };
     struct sigaction action = { .sa_sigaction = on_tick, .sa_flags = SA_RESTART | SA_SIGINFO | SA_NODEFER };
 
     if (on)
-        every = (struct itimerval){ { 0, TICK_US }, { 0, TICK_US } };
-    ticking = sigaction(SIGPROF, &action, NULL) == 0 && setitimer(ITIMER_PROF, &every, NULL) == 0 && on;
+        every = (struct itimerspec){ { 0, TICK_US * 1000 }, { 0, TICK_US * 1000 } };
+    ticking = sigaction(SIGPROF, &action, NULL) == 0 && find_timer() && timer_settime(timer, 0, &every, NULL) == 0 &&
+              on;
     return ticking || !on;
 }
 
