@@ -112,7 +112,7 @@ def test_when_nobody_can_tell_it_is_503_but_for_what_is_remembered(policy, issue
     issuer.away = True
 
     assert gate.get("/", bearer("u")).status == 503 and gate.get("/", bearer("t")).status == 200
-    assert "can't tell: it answers with 503" in gate.log()
+    gate.wait_log("can't tell: it answers with 503")
 
 
 @pytest.mark.parametrize("answer", [b"", b"[]", b"{}", b'{"active":"true"}', b'{"active":1}', b"<html>"])

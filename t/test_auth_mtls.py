@@ -42,13 +42,14 @@ def test_names_subjects_and_fingerprints_say_who_may(secure, authority):
     by_subject = authority.issue("x.example", subject="/CN=Ada/O=Engines")
     by_print = authority.issue("y.example", subject="/CN=pinned")
     other = authority.issue("jobs.internal.evil.example", "URI:http://spiffe://prod/x", subject="/CN=Ada/O=Engines Ltd")
+    longer = authority.issue("z.example", subject="/CN=Ada/O=Engines/OU=Others")
     colons = ":".join(by_print.fingerprint()[i:i + 2] for i in range(0, 64, 2)).upper()
     gate = secure(f"""names = {{ "URI:spiffe://prod/*", "DNS:*.jobs.internal" }}, subjects = "O=Engines,CN=*",
         fingerprints = {{ "{colons}" }}, fields = {{ ["x-name"] = "name", ["x-print"] = "fingerprint" }}""")
 
-    statuses = [gate.show(each, "X-Name: root").status for each in (by_name, by_subject, by_print, other, by_name)]
+    statuses = [gate.show(each, "X-Name: root").status for each in (by_name, by_subject, by_print, other, longer, by_name)]
 
-    assert statuses == [200, 200, 200, 403, 200]
+    assert statuses == [200, 200, 200, 403, 403, 200]
     assert [seen["x-name"] for seen in secure.origin.requests] == [
         secure.origin.requests[0]["x-name"], "DNS:x.example", "DNS:y.example", secure.origin.requests[0]["x-name"]]
     assert secure.origin.requests[0]["x-name"] in ("URI:spiffe://prod/billing", "DNS:b.jobs.internal")

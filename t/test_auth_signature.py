@@ -3,6 +3,7 @@ import base64
 import gzip
 import hashlib
 import hmac
+import random
 import time
 
 import pytest
@@ -191,6 +192,25 @@ def test_everything_else_is_refused(policy):
         assert answer["WWW-Authenticate"] == 'Signature realm="api"'
         assert answer["Accept-Signature"] == 'sig=("@method" "@authority" "@path" "@query");created;keyid'
     assert policy.origin.seen == 1
+
+
+def test_mutated_fields_do_no_harm(policy):
+    gate = policy("replay = true")
+    chance = random.Random(11)
+    good = signed(plain(), nonce='"n"', tag='"t"')
+    client = gate.raw()
+    assert client.get("/", *good).status == 200
+
+    for _ in range(400):
+        fields = list(good)
+        which = chance.randrange(2)
+        name, _, value = fields[which].partition(": ")
+        at = chance.randrange(len(value))
+        value = value[:at] + chance.choice(['"', "(", ")", ";", "=", ":", ",", "\\", "?1", " ", "9", "*", "a", "-", "."]) \
+            + value[at + chance.randint(0, 4):]
+        if value != good[which].partition(": ")[2]:
+            fields[which] = f"{name}: {value}"
+            assert client.get("/", *fields).status == 401, fields
 
 
 def test_components_may_stand_for_others_and_fields_are_joined(policy):
