@@ -21,7 +21,7 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        proxy/health_report proxy/hook proxy/generation \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/attempt proxy/exchange \
        script/inbox script/outside script/fetch_head script/fetch script/coding script/crypto script/key script/hash \
-       script/base64 script/password script/waiting script/seam script/heap script/budget script/sources script/load \
+       script/base64 script/network script/password script/waiting script/seam script/heap script/budget script/sources script/load \
        script/enter script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets \
        server/launch server/notify server/watch server/channel server/listeners server/generations server/report \
