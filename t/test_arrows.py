@@ -1,4 +1,5 @@
 """All calls between the files of core/ point down, and each library has one door."""
+import functools
 import os
 import re
 import subprocess
@@ -45,6 +46,7 @@ def name(path):
     return f"{path.parent.name}/{path.stem}"
 
 
+@functools.lru_cache(None)
 def symbols(path, *flags):
     out = subprocess.run(["nm", *flags, path], capture_output=True, text=True, check=True).stdout
     return {line.split()[-1] for line in out.splitlines()}
