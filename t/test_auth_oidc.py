@@ -123,6 +123,32 @@ def app(moongate, origin):
 needs_provider = node.needs("oidc-provider")
 
 
+def test_tokens_that_are_null_are_none(origin, app):
+    liar = Liar(origin)
+    liar.answer = {"refresh_token": None, "expires_in": None}
+    gate, browser = app(liar.issuer)
+
+    assert liar.callback(browser).status == 302
+    assert browser.ask("http://app.test/").status == 200
+
+
+def test_cookies_are_secure_where_we_are_and_others_reach_the_origin(origin, moongate):
+    liar = Liar(origin)
+    app = origin.answers(200, b"ok")
+    gate = moongate(f"""{HERE}
+        gate.route {{ "/*", upstream = gate.upstream("app", {{ peers = {{ "{app}" }} }}), policies = {{ require "auth.oidc" {{
+            issuer = "{liar.issuer}", client_id = "gate", url = "https://app.test", secrets = "{SECRET}" }} }} }}
+    """)
+    browser = Browser(app_test=("127.0.0.1", gate.port))
+
+    cookies = liar.callback(browser).headers.get_all("Set-Cookie")
+    browser.jar["app.test", "/", "oidc_of_others"] = "1"
+    browser.ask("http://app.test/")
+
+    assert cookies and all("; Secure" in cookie for cookie in cookies if "Max-Age=0" not in cookie)
+    assert app.last["cookie"] == "oidc_of_others=1"
+
+
 @needs_provider
 def test_who_has_logged_in_comes_back_to_the_page_and_the_origin_knows_who(app, provider):
     gate, browser = app(f"http://127.0.0.1:{provider()}", 'fields = { ["x-user"] = "sub", ["x-mail"] = "email" }')

@@ -29,13 +29,11 @@
 local gate = require "moongate"
 local bearer = require "token.bearer"
 local cookie_store = require "store.cookie"
-local jwks = require "token.jwks"
-local jwt = require "token.jwt"
+local provider = require "token.provider"
 
 local LOGIN_SECONDS = 600               -- for the way to the provider and back
 local RENEWED_SECONDS = 60              -- for requests that are under way with the cookie from before
 local STEPS_MOST = 8                    -- tokens that were refreshed since, one after another
-local required = { "sub", "exp", "iat" }
 
 local function read_secrets(list)
   if type(list) == "string" then list = { list } end
@@ -48,116 +46,9 @@ end
 
 local function token_of(bytes) return gate.base64.encode_url(gate.crypto.random(bytes)) end
 
-local function form(fields)
-  local parts = {}
-  for name, value in pairs(fields) do parts[#parts + 1] = gate.escape(name) .. "=" .. gate.escape(value) end
-  return table.concat(parts, "&")
-end
-
 local function with_query(url, fields)
-  return url .. (url:find("?", 1, true) and "&" or "?") .. form(fields)
+  return url .. (url:find("?", 1, true) and "&" or "?") .. provider.form(fields)
 end
-
-local function contains(list, value)
-  for _, one in ipairs(list) do
-    if one == value then return true end
-  end
-  return false
-end
-
--- ---- The provider. ----
-
-local provider = {}
-provider.__index = provider
-
-local function read_settings(self)
-  local answer, problem = gate.fetch(self.options.issuer:gsub("/$", "") .. "/.well-known/openid-configuration",
-    { timeout = self.options.timeout, tls = self.options.tls, max_size = "256K" })
-  if problem then return nil, problem end
-  if answer.status ~= 200 then return nil, "its settings can't be had: it answers with " .. answer.status end
-  local said = answer:json()
-  if type(said) ~= "table" then return nil, "its settings are no JSON" end
-  if said.issuer ~= self.options.issuer then return nil, "it calls itself " .. tostring(said.issuer) end
-  for _, name in ipairs { "authorization_endpoint", "token_endpoint", "jwks_uri" } do
-    if type(said[name]) ~= "string" then return nil, "its settings have no " .. name end
-  end
-  return said
-end
-
-local learn = gate.coalesce(function(self)
-  local settings, problem = read_settings(self)
-  self.read = gate.now()
-  if not settings then
-    gate.log.warn(("auth.oidc: %s: %s"):format(self.options.issuer, problem))
-    return
-  end
-  if not self.settings or self.settings.jwks_uri ~= settings.jwks_uri then
-    self.keys = jwks { url = settings.jwks_uri, refresh = self.options.refresh, tls = self.options.tls }
-  end
-  self.settings = settings
-end)
-
---- Its settings; nil if they can't be had. Those that are there already are used on when they can't be read anew.
-function provider:look()
-  if not self.settings or gate.now() - self.read > self.options.refresh then learn(self) end
-  return self.settings
-end
-
---- Asks the token endpoint. nil, a reason, and whether that is final.
-function provider:tokens(fields)
-  local options, settings = self.options, self.settings
-  local headers = { ["content-type"] = "application/x-www-form-urlencoded", accept = "application/json" }
-  local methods = settings.token_endpoint_auth_methods_supported or { "client_secret_basic" }
-  if options.client_secret and contains(methods, "client_secret_basic") then
-    headers.authorization = "Basic "
-      .. gate.base64.encode(gate.escape(options.client_id) .. ":" .. gate.escape(options.client_secret))
-  else
-    fields.client_id, fields.client_secret = options.client_id, options.client_secret
-  end
-  local answer, problem = gate.fetch(settings.token_endpoint, { method = "POST", headers = headers, body = form(fields),
-    timeout = options.timeout, tls = options.tls, max_size = "256K" })
-  if problem then return nil, problem end
-  local said = answer:json()
-  said = type(said) == "table" and said or {}
-  if answer.status ~= 200 then
-    local code = tostring(said.error or answer.status):gsub("[^%w_]", "")
-    return nil, "it refuses: " .. code, answer.status < 500
-  end
-  return said
-end
-
---- The claims of an ID token that is good.
-function provider:identify(token, nonce)
-  if type(token) ~= "string" then return nil, "it has sent no ID token" end
-  local options = self.options
-  local claims, reason = jwt.verify(token, self.keys, {
-    issuer = { options.issuer }, audience = { options.client_id }, required = required, leeway = options.leeway,
-    max_size = 65536,
-  })
-  if not claims then return nil, "its ID token is refused: " .. (reason or "its keys can't be had") end
-  if nonce and not (type(claims.nonce) == "string" and gate.crypto.equal(claims.nonce, nonce)) then
-    return nil, "its ID token is of another login"
-  end
-  local several = type(claims.aud) == "table" and #claims.aud > 1
-  if (several or claims.azp ~= nil) and claims.azp ~= options.client_id then
-    return nil, "its ID token is for another party"
-  end
-  return claims
-end
-
---- More claims, of the one that the access token is of.
-function provider:userinfo(tokens, claims)
-  local url = self.settings.userinfo_endpoint
-  if not url then return claims end
-  local answer = gate.fetch(url, { headers = { authorization = "Bearer " .. tostring(tokens.access_token) },
-    timeout = self.options.timeout, tls = self.options.tls, max_size = "256K" })
-  local said = answer.ok and answer:json()
-  if type(said) ~= "table" or said.sub ~= claims.sub then return nil, "its userinfo can't be had" end
-  for name, value in pairs(claims) do said[name] = value end
-  return said
-end
-
--- ---- The policy. ----
 
 ---@return table policy
 return function(given)
@@ -183,9 +74,11 @@ return function(given)
     refresh = { "seconds", above = 0, default = 600 },
     tls = { "table" },
   })
-  local id = setmetatable({ options = options, read = -math.huge }, provider)
-  local sessions = cookie_store { name = options.cookie, secrets = options.secrets }
-  local logins = cookie_store { name = options.cookie .. "-login-", secrets = options.secrets, path = options.callback }
+  local id = provider.new(options)
+  local secure = options.url and options.url:find "^https:" ~= nil or nil         -- else as the request comes
+  local sessions = cookie_store { name = options.cookie, secrets = options.secrets, secure = secure }
+  local logins = cookie_store { name = options.cookie .. "-login-", secrets = options.secrets, secure = secure,
+    path = options.callback }
   local renewed = gate.shared("auth.oidc", "4M")
 
   local function base_of(req)

@@ -113,7 +113,7 @@ function cookies:hide(req)
   if not field or not field:find(self.name, 1, true) then return end
   local kept = {}
   for pair in field:gmatch "[^;%s][^;]*" do
-    if pair:sub(1, #self.name) ~= self.name or not pair:find("^[%w_.-]*=", #self.name + 1) then
+    if pair:sub(1, #self.name) ~= self.name or not pair:find("^%.?%d*=", #self.name + 1) then
       kept[#kept + 1] = pair
     end
   end

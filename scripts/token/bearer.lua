@@ -15,7 +15,7 @@
 -- optional   true: without a token a request passes too, as nobody's; with a bad one it does not
 -- realm      "api" if not given
 --
--- The claims are in req.ctx.claims for hooks behind it.
+-- The claims are in req.ctx.claims for hooks behind it: one table for all requests with that token, not to be changed.
 
 local gate = require "moongate"
 
