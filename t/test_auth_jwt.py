@@ -121,6 +121,15 @@ def test_hooks_after_it_see_the_claims(moongate):
     assert [json.loads(gate.get("/", bearer(token)).body)["deep"] for _ in range(2)] == [{"a": [1]}] * 2
 
 
+def test_what_counts_as_a_bearer_token(moongate):
+    gate = moongate('gate.route { "/", handler = function(req) return 200, req:bearer() or "none" end }')
+    fields = {"Bearer a.b-c_d~e+f/g==": b"a.b-c_d~e+f/g==", "BEARER   x": b"x", "bearer x \t ": b"x", "Bearer": b"none",
+              "Bearer ": b"none", "Bearer =": b"none", "Bearer a b": b"none", "Bearer a=b": b"none", "Bearer\tx": b"none",
+              "Bearerx": b"none", "Basic x": b"none", "Bearer \xe4": b"none"}
+
+    assert {field: gate.get("/", f"Authorization: {field}").body for field in fields} == fields
+
+
 # ---- What is refused.
 
 def tampered(token):
@@ -240,7 +249,7 @@ def test_audience_type_and_required_claims(policy):
 
 def test_what_a_worker_remembers_expires_with_the_token(policy):
     gate = policy(keys("P-256") + ", leeway = 0, cache = 2")
-    brief, other, third = (sign(private("P-256"), sub=name, exp=time.time() + 1.5) for name in "abc")
+    brief, other, third = (sign(private("P-256"), sub=name, exp=time.time() + 2) for name in "abc")
 
     assert [gate.get("/", bearer(token)).status for token in (brief, other, third, brief, brief)] == [200] * 5
     wait_until(lambda: gate.get("/", bearer(brief)).status == 401)

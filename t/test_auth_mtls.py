@@ -1,4 +1,6 @@
 """auth.mtls: who may pass by the certificate that a handshake has shown."""
+import subprocess
+
 import pytest
 
 import moongate as moongate_module
@@ -63,6 +65,17 @@ def test_the_authority_may_be_one_of_several(secure, authority, tmp_path):
     gate = secure('issuers = "CN=Second Authority"', ca=both)
 
     assert [gate.show(each.issue("same.example")).status for each in (authority, second)] == [403, 200]
+
+
+def test_curl_shows_its_certificate(secure, authority):
+    gate = secure('names = "DNS:*.jobs.test"')
+
+    def curl(certificate):
+        return subprocess.run(["curl", "-s", "-o", "/dev/null", "-w", "%{http_code} %{http_version}", "--cacert", authority.cert,
+                               "--cert", certificate.cert, "--key", certificate.key, f"https://127.0.0.1:{gate.port}/"],
+                              capture_output=True, text=True, check=True).stdout
+
+    assert (curl(authority.issue("a.jobs.test")), curl(authority.issue("a.other.test"))) == ("200 2", "403 2")
 
 
 def test_without_tls_nobody_passes(moongate):

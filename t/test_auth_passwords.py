@@ -83,6 +83,16 @@ def test_hashes_of_the_usual_tools_are_known(policy, tmp_path):
         assert (gate.get("/", basic(name, "pass")).status, gate.get("/", basic(name, "fail")).status) == (200, 401), name
 
 
+def test_curl_is_asked_and_answers(policy):
+    gate = policy(f'require "auth.basic" {{ users = {{ alice = "{htpasswd("open sesame")}" }} }}')
+    url = f"http://127.0.0.1:{gate.port}/"
+
+    def curl(*options):
+        return command("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *options, url)
+
+    assert (curl(), curl("--anyauth", "-u", "alice:open sesame"), curl("-u", "alice:x")) == ("401", "200", "401")
+
+
 def test_passwords_may_have_any_letters(policy):
     gate = policy(f'require "auth.basic" {{ users = {{ zoe = "{sha_crypt("grün: schön")}" }} }}')
 

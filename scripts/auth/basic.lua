@@ -10,7 +10,7 @@
 -- realm      what the browser shows, "private" if not given
 -- remember   seconds that a worker knows a password again, 300 if not given; 0: each request is checked
 --
--- To check a hash takes long by intent (bcrypt with cost 10: 50 ms; yescrypt: 20 ms), so a thread of the worker
+-- To check a hash takes long by intent (bcrypt with cost 10: 50 ms; yescrypt: 17 ms), so a thread of the worker
 -- does it while others are served, one at a time. Passwords that were right, and wrong ones, are then known
 -- again by a digest for a while. Who guesses many keeps the others waiting: let limit.rate stand in front.
 -- The origin is told in x-user who it was.
