@@ -13,5 +13,3 @@ enum mg_next mg_attempt_retry(struct mg_exchange *x);
 void mg_attempt_abandon(struct mg_exchange *x);
 /* A balance hook's choice; MG_ABSENT if that peer may not be picked now. */
 enum mg_status mg_attempt_pick(struct mg_exchange *x, struct mg_peer *p);
-/* Exchanges that wait for a peer below max_connections. */
-unsigned mg_attempt_queued(void);

@@ -13,91 +13,11 @@
 #include "forward.h"
 #include "health.h"
 #include "log.h"
-
-static const double QUEUE_LOOK = 0.02; /* seconds between looks for a peer that another worker has freed */
-
-static struct mg_exchange *queue_first, *queue_last;
+#include "queue.h"
 
 static const mg_upstream_spec *spec_of(const struct mg_exchange *x)
 {
     return mg_upstream_spec_of(x->view.upstream);
-}
-
-/* ---- Waiting for a peer below max_connections. ---- */
-
-static unsigned queue_length(const struct mg_upstream *u)
-{
-    unsigned n = 0;
-
-    for (const struct mg_exchange *x = queue_first; x; x = x->next)
-        n += x->view.upstream == u;
-    return n;
-}
-
-unsigned mg_attempt_queued(void)
-{
-    unsigned n = 0;
-
-    for (const struct mg_exchange *x = queue_first; x; x = x->next)
-        n++;
-    return n;
-}
-
-static void leave_queue(struct mg_exchange *x)
-{
-    struct mg_exchange **link = &queue_first, *before = NULL;
-
-    if (!x->queued)
-        return;
-    while (*link != x) {
-        before = *link;
-        link = &(*link)->next;
-    }
-    *link = x->next;
-    if (queue_last == x)
-        queue_last = before;
-    x->next = NULL;
-    x->queued = false;
-    mg_timeout_clear(&x->patience);
-    if (x->counted_in)
-        mg_breaker_waits(x->counted_in, false);
-    x->counted_in = NULL;
-}
-
-static void on_patience(struct mg_timeout *t)
-{
-    struct mg_exchange *x = MG_HOLDER(t, struct mg_exchange, patience);
-
-    mg_timeout_set(&x->patience, mg_clock_queue(QUEUE_LOOK));
-    mg_engine_run(x);
-}
-
-static void enter_queue(struct mg_exchange *x)
-{
-    if (queue_last)
-        queue_last->next = x;
-    else
-        queue_first = x;
-    queue_last = x;
-    x->next = NULL;
-    x->queued = true;
-    x->counted_in = spec_of(x)->breaker.on ? x->view.upstream : NULL;
-    if (x->counted_in)
-        mg_breaker_waits(x->counted_in, true);
-    x->queue_until = mg_clock_now() + spec_of(x)->queue_timeout;
-    x->patience.fire = on_patience;
-    mg_timeout_set(&x->patience, mg_clock_queue(QUEUE_LOOK));
-}
-
-/* A peer of u has room: the first in line gets its turn. */
-static void call_next(const struct mg_upstream *u)
-{
-    for (struct mg_exchange *x = queue_first; x; x = x->next) {
-        if (x->view.upstream == u) {
-            mg_engine_touch(x);
-            return;
-        }
-    }
 }
 
 /* ---- Beginning and ending a try. ---- */
@@ -117,15 +37,15 @@ static void release_peer(struct mg_exchange *x, bool failed, double latency)
     if (p->guarded)
         mg_breaker_ended(u, failed ? MG_OUTCOME_FAILED : latency >= 0 ? MG_OUTCOME_GOOD : MG_OUTCOME_UNKNOWN);
     a->peer = NULL;
-    if (queue_first)
-        call_next(u);
+    if (mg_queued)
+        mg_queue_call(u);
 }
 
 void mg_attempt_abandon(struct mg_exchange *x)
 {
     struct mg_attempt *a = &x->attempt;
 
-    leave_queue(x);
+    mg_queue_leave(x);
     mg_timeout_clear(&a->total);
     if (a->dial.work)
         mg_dial_cancel(&a->dial);
@@ -348,7 +268,7 @@ static void begin_try(struct mg_exchange *x, struct mg_peer *p)
     struct mg_attempt *a = &x->attempt;
     double total = spec_of(x)->timeout;
 
-    leave_queue(x);
+    mg_queue_leave(x);
     a->peer = x->view.peer = p;
     a->picked = NULL;
     a->failure = MG_FAIL_NONE;
@@ -382,11 +302,11 @@ static enum mg_next no_peer(struct mg_exchange *x, bool full)
         return MG_PARK;
     if (full && !x->queued && spec->breaker.on && !mg_breaker_may_wait(x->view.upstream, &why))
         return mg_engine_fail(x, 503, mg_arena_text(x->arena, why));
-    if (full && !x->queued && queue_length(x->view.upstream) < spec->queue) {
-        enter_queue(x);
+    if (full && !x->queued && mg_queue_length(x->view.upstream) < spec->queue) {
+        mg_queue_enter(x);
         return MG_PARK;
     }
-    leave_queue(x);
+    mg_queue_leave(x);
     return mg_engine_fail(x, 503, full ? "all peers are at max_connections" : "no peer is left to try");
 }
 
