@@ -445,11 +445,21 @@ def test_a_refresh_token_is_sent_once_whoever_asks(origin, app):
     assert {seen["authorization"] for seen in app.origin.requests} == {"Bearer b"}
 
 
+@pytest.mark.parametrize("sub, status", [("alice", 200), ("mallory", 302)])
+def test_a_refresh_may_bring_a_new_id_token_of_the_same_one_only(origin, app, sub, status):
+    liar, gate, browser = refreshing(origin, app)
+    token = tokens.sign(liar.key, "ES256", {"kid": "k"}, iss=liar.issuer, aud="gate", iat=int(time.time()), sub=sub)
+    liar.renewal = (200, json.dumps({"access_token": "b", "id_token": token}).encode(), ())
+
+    assert browser.ask("http://app.test/").status == status
+
+
 def test_a_session_whose_refresh_is_refused_is_over_and_one_that_fails_may_go_on(origin, app):
     liar, gate, browser = refreshing(origin, app)
 
-    liar.renewal = (503, b"", ())
-    assert [browser.ask("http://app.test/").status for _ in range(2)] == [503] * 2
+    for status in (503, 429):
+        liar.renewal = (status, b"", ())
+        assert browser.ask("http://app.test/").status == 503
     liar.renewal = (400, b'{"error":"invalid_grant"}', ())
     assert [browser.ask("http://app.test/").status for _ in range(3)] == [302] * 3
     assert liar.refreshed == 3

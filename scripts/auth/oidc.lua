@@ -132,7 +132,7 @@ return function(given)
   end
 
   local function check_answer(args, settings)
-    local told = args.iss ~= nil or settings.authorization_response_iss_parameter_supported
+    local told = args.iss ~= nil or settings.authorization_response_iss_parameter_supported == true
     if told and args.iss ~= options.issuer then return "the answer is of another provider" end
     if args.error ~= nil then return "the provider refuses: " .. tostring(args.error):gsub("[^%w_]", "") end
     if type(args.code) ~= "string" then return "the answer has no code" end
@@ -178,10 +178,12 @@ return function(given)
     if not id:look() then return nil, "the provider can't be asked" end
     local tokens, problem, final = id:tokens { grant_type = "refresh_token", refresh_token = session.refresh }
     if not tokens then return nil, problem, final end
-    local claims = session.claims
-    if tokens.id_token then
-      claims, problem = id:identify(tokens.id_token)
-      if not claims or claims.sub ~= session.claims.sub then return nil, problem or "it is somebody else's", true end
+    if not tokens.id_token then return session_of(tokens, session.claims, session) end
+    local claims
+    claims, problem = id:identify(tokens.id_token)
+    if not claims or claims.sub ~= session.claims.sub then return nil, problem or "it is somebody else's", true end
+    for name, value in pairs(session.claims) do         -- of the userinfo, which was asked at the login
+      if claims[name] == nil then claims[name] = value end
     end
     return session_of(tokens, claims, session)
   end

@@ -83,7 +83,7 @@ function provider:tokens(fields)
   said = type(said) == "table" and said or {}
   if answer.status ~= 200 then
     local code = tostring(said.error or answer.status):gsub("[^%w_]", "")
-    return nil, "it refuses: " .. code, answer.status < 500
+    return nil, "it refuses: " .. code, answer.status == 400 or answer.status == 401     -- RFC 6749 section 5.2
   end
   for _, name in ipairs { "access_token", "refresh_token", "id_token" } do
     if type(said[name]) ~= "string" then said[name] = nil end
