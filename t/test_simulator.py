@@ -262,9 +262,10 @@ def test_a_full_queue_answers_503_and_max_connections_holds_requests_back(simula
     assert full["at_least"][6] == held["at_least"][2] == 0 < held["at_least"][1]
 
 
-def test_the_scripts_own_checks_ask_the_simulated_servers(simulate):
+@pytest.mark.parametrize("kind", ['path = "/ready", expect = { body = "^ok" }', "tcp = true", "check = function() end"])
+def test_the_scripts_own_checks_ask_the_simulated_servers(simulate, kind):
     run = simulate(10, *FAILING, "--kill", "3@5-10",
-                   upstream='health = { path = "/", interval = 0.5, fall = 2 }, balance = "round_robin"')["round_robin"]
+                   upstream=f'health = {{ {kind}, interval = 0.5, fall = 2 }}, balance = "round_robin"')["round_robin"]
 
     assert run["failed"] == 0 and run["ejections"] == 1
     assert 0 < run["retries"] < 1.7 * 50
@@ -519,36 +520,39 @@ def test_a_page_that_cant_be_written_is_told(tmp_path):
 # ---- A real run of the same set-up.
 
 class Desk:
-    """An origin that works at one request at a time, for as long as it is told to, and notes how long it was."""
+    """An origin that works at one request at a time, for as long as it is told to, and notes how long it was, and how
+    long each request stayed with it."""
 
     def __init__(self, origin, seconds):
-        self.lock, self.worked, self.seconds = threading.Lock(), [], seconds
+        self.lock, self.worked, self.stayed, self.seconds = threading.Lock(), [], {}, seconds
         self.server = origin.answers(self.work)
 
     def work(self, request):
+        came = time.perf_counter()
         with self.lock:
             began = time.perf_counter()
             time.sleep(self.seconds)
             self.worked.append(time.perf_counter() - began)
+        self.stayed[request.target] = time.perf_counter() - came
         return 200, b"ok", ()
 
 
 def ask_at(gate, times):
-    """A request at each of these times, on as many kept connections as it takes."""
+    """A request at each of these times, for "/0" and so on, on as many kept connections as it takes."""
     idle, problems = [], []
 
-    def ask():
+    def ask(target):
         try:
             client = idle.pop() if idle else gate.raw()
-            assert client.get("/").status == 200
+            assert client.get(target).status == 200
             idle.append(client)
         except Exception as problem:
             problems.append(problem)
 
     began, threads = time.monotonic(), []
-    for at in times:
+    for number, at in enumerate(times):
         time.sleep(max(0, began + at - time.monotonic()))
-        threads.append(threading.Thread(target=ask))
+        threads.append(threading.Thread(target=ask, args=(f"/{number}",)))
         threads[-1].start()
     for thread in threads:
         thread.join(30)
@@ -557,8 +561,9 @@ def ask_at(gate, times):
 
 @pytest.mark.parametrize("balancer", ["round_robin", "p2c"])
 def test_a_real_run_of_the_same_set_up_agrees_within_a_few_per_cent(moongate, origin, tmp_path, balancer):
-    """Real clients, sockets and servers, one of them slower; then the simulator gets the log of it and how long the
-    servers worked. On a machine without other work their means agreed within 1 %."""
+    """Real clients, sockets and servers, one of them slower; then the simulator gets the log of it, how long the
+    servers worked, and how long the way to them took on this machine. Where that was 0.4 ms the means agreed within
+    1 %; a machine that does other things meanwhile takes longer, and is as uneven."""
     desks = [Desk(origin, seconds) for seconds in (0.04, 0.04, 0.04, 0.06)]
     peers = ", ".join(f'"{desk.server}"' for desk in desks)
     gate = moongate(f"""
@@ -569,16 +574,19 @@ def test_a_real_run_of_the_same_set_up_agrees_within_a_few_per_cent(moongate, or
 
     ask_at(gate, times)
 
-    real = sorted(line["latency"] for line in gate.access_log(300))
-    worked = [sum(desk.worked) / len(desk.worked) for desk in desks]
-    (tmp_path / "scenario.lua").write_text("return { peers = { %s } }" % ", ".join(
-        f'["{desk.server}"] = {{ service = "constant {seconds * 1000:.3f}ms" }}'
-        for desk, seconds in zip(desks, worked)))
+    lines = gate.access_log(300)
+    real = sorted(line["latency"] for line in lines)
+    stayed = {target: seconds for desk in desks for target, seconds in desk.stayed.items()}
+    way = sum(line["latency"] - stayed[line["path"]] for line in lines) / 300
+    (tmp_path / "scenario.lua").write_text("return { delay = %f, peers = { %s } }" % (way, ", ".join(
+        f'["{desk.server}"] = {{ service = "constant {sum(desk.worked) / len(desk.worked) * 1000:.3f}ms" }}'
+        for desk in desks)))
     done = moongate_module.run("sim", gate.script, "--replay", gate.access_path, "--balance", "script", "--json",
                                "--scenario", tmp_path / "scenario.lua")
     run = json.loads(done.stdout)["runs"][0]
-    assert near(run["mean"], sum(real) / 300, 0.12)             # so wide for machines that do other things meanwhile
-    assert balancer != "round_robin" or near(run["p50"], real[149], 0.15)
+    slack = 0.06 + 50 * way
+    assert near(run["mean"], sum(real) / 300, slack)
+    assert balancer != "round_robin" or near(run["p50"], real[149], slack)
     assert all(abs(server["share"] - len(desk.worked) / 300) < (0.001 if balancer == "round_robin" else 0.05)
                for server, desk in zip(run["servers"], desks))
 

@@ -478,6 +478,8 @@ struct mg_lookup *mg_resolve(mg_slice name, struct mg_address *list, unsigned *c
     }
     if (room > 0 && (*count = loopback(name, list, room)))
         return NULL;
+    if (!loop) /* not started: in a simulation there are no names */
+        return NULL;
 
     char text[NAME_MAX_BYTES];
     struct name *n = fold_name(name, text) ? name_get((mg_slice){ text, name.len }) : NULL;

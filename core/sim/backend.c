@@ -275,7 +275,8 @@ static void arrive(struct job *j)
     if (b->queued >= b->plan.queue) {
         crowd(b, -1);
         j->status = ANSWERS_FULL_WITH;
-        go_back(j);
+        j->stage = COMING;
+        later(j, half_delay(j)); /* not at once: the engine may be on the stack */
         return;
     }
     j->stage = WAITING;
