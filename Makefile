@@ -24,8 +24,8 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        script/base64 script/network script/password script/waiting script/seam script/heap script/budget script/sources script/load \
        script/enter script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets \
-       server/launch server/notify server/watch server/channel server/listeners server/generations server/report \
-       server/worker server/control server/declared server/children server/probation server/status_report server/reload \
+       server/launch server/notify server/watch server/channel server/listeners server/generations server/report server/services \
+       server/worker server/control server/declared server/children server/level server/probation server/status_report server/reload \
        server/upgrade \
        server/master server/ask \
        sim/chance sim/ledger sim/backend sim/crowd sim/world sim/simulate server/main

@@ -5,5 +5,7 @@
 
 /* Is this a command that it takes? */
 bool mg_ask_knows(const char *command);
-/* Sends it and prints the answer: to be read, or as it came. The exit status. */
-int mg_ask(const char *path, const char *command, bool json);
+/* May a word follow it? */
+bool mg_ask_takes_word(const char *command);
+/* Sends it, with that word or NULL, and prints the answer: to be read, or as it came. The exit status. */
+int mg_ask(const char *path, const char *command, const char *word, bool json);

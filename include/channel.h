@@ -21,12 +21,19 @@ enum mg_word {
     MG_WORD_DRAIN,     /* master: finish what is in progress, then end */
     MG_WORD_STOP,      /* master: end now */
     MG_WORD_REOPEN,    /* master: open the logs again */
+    MG_WORD_LEVEL,     /* master: how much the error log says (struct mg_level) */
 };
 
 enum { MG_LETTER_MOST = 192 * 1024 };
 
+struct mg_level {
+    int level;  /* enum mg_log_level */
+    int stands; /* whatever the script says */
+};
+
 struct mg_ready {
     int workers;                   /* 0: as many as processors */
+    int log_level;                 /* enum mg_log_level */
     char error_log[MG_WHERE_TEXT]; /* empty: standard error */
     double drain_timeout;          /* seconds; 0: for ever */
     double probation;              /* seconds that the one before is kept; 0: not at all */

@@ -48,7 +48,8 @@ struct mg_children_events {
 
 struct mg_children {
     struct mg_child all[MG_WORKERS_MAX];
-    unsigned count; /* how many there should be; behind them, those that leave */
+    unsigned count;        /* how many there should be; behind them, those that leave */
+    bool log_level_stands; /* in those that are started, whatever the script says */
 };
 extern struct mg_children mg_children;
 
@@ -59,6 +60,7 @@ void mg_children_start(struct ev_loop *loop, const struct mg_master_options *opt
 void mg_children_end(void);
 /* To all that run. */
 void mg_children_tell(enum mg_word word);
+void mg_children_tell_with(enum mg_word word, const void *body, size_t len);
 void mg_children_kill(void);
 unsigned mg_children_alive(void);
 /* Those that have a generation in force. */

@@ -5,6 +5,8 @@
  *   {"command":"rollback"}   put the generation of before in force again; or {"error":"..."}
  *   {"command":"promote"}    the probation of the one in force is over
  *   {"command":"upgrade"}    another process, of the binary that is there by now, takes over; or {"error":"..."}
+ *   {"command":"check"}      prepare the script anew; what a reload would change, or {"error":"..."}; nothing has
+ *   {"command":"log-level"}  how much the error log says; with "level", as it is from now on
  *   {"command":"stop"}       quick stop      {"command":"drain"}   finish, then stop
  */
 #pragma once
@@ -16,12 +18,17 @@ struct ev_loop;
 
 /* What a command returns when it is done at once. */
 extern const char mg_control_done[];
+/* The same, with an answer of its own. */
+const char *mg_control_done_with(const char *json);
 
 struct mg_control_command {
     const char *name; /* NULL ends a list */
-    /* mg_control_done; NULL: mg_control_answer() or mg_control_refuse() follows; or why it can't be. */
+    /* mg_control_done; NULL: mg_control_answer() or mg_control_refuse() follows, later; or why it can't be. */
     const char *(*run)(unsigned ticket);
+    const char *takes; /* the key of a string that may stand beside its name; NULL: none */
 };
+/* That string, while the command runs; NULL: not given. */
+const char *mg_control_given(void);
 
 /* Listens at path, mode 0600, and takes these commands. on_left: somebody who was connected is not any more. NULL, or
  * what is wrong as a sentence. An inherited socket (-1: none) is taken; then nobody is answered before

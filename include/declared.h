@@ -20,6 +20,8 @@ const char *mg_declared_changes(const struct mg_ready *r);
 /* A copy of r is in force from now on: its sockets are bound, those of before closed, its log is open. All of it, or
  * nothing has changed and *why says what is wrong. */
 bool mg_declared_take(const struct mg_ready *r, const char **why);
+/* Could it be? All that it listens on can be bound, or *why says what is wrong; nothing has changed. */
+bool mg_declared_try(const struct mg_ready *r, const char **why);
 /* The one of before is in force again. The same. */
 bool mg_declared_go_back(const char **why);
 /* The number of the one of before, and its files' texts; 0: none is kept. */

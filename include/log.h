@@ -14,6 +14,7 @@ extern enum mg_log_level mg_log_level;
 
 /* "debug", "info", "warn", "error", "none"; false for another word. */
 bool mg_log_level_named(mg_slice word, enum mg_log_level *out);
+const char *mg_log_level_word(enum mg_log_level level);
 /* Who writes: "master", "worker 2". Kept, not copied. */
 void mg_log_who(const char *who);
 /* To this file from now on, appending; NULL is stderr. On failure the old

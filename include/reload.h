@@ -12,8 +12,10 @@
 void mg_reload_start(struct ev_loop *loop);
 void mg_reload_end(void);
 
-/* Begins; the answer goes to mg_control_answer(). False: one is under way. */
-bool mg_reload_asked(unsigned ticket);
+/* Begins; the answer goes to mg_control_answer(). NULL, or why it can't be now. */
+const char *mg_reload_asked(unsigned ticket);
+/* The same, but nothing is put in force: the answer is what would change. */
+const char *mg_reload_check(unsigned ticket);
 /* By nobody who waits for an answer. One that is under way is followed by another: it may be about a later edit. */
 void mg_reload_unasked(void);
 /* All workers go back to the generation of before, which is kept; `why` is told. NULL, or why it can't be. */

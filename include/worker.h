@@ -13,8 +13,8 @@ struct mg_worker_options {
     const struct mg_sources *sources; /* of that one; NULL: what lies on the disk */
     unsigned former;                  /* the number of the one before, which is kept; 0: there is none */
     const struct mg_sources *former_sources;
-    bool watch;                            /* say which files were loaded */
-    bool log_level_given, error_log_given; /* the command line's stand, whatever the script says */
+    bool watch;                             /* say which files were loaded */
+    bool log_level_stands, error_log_given; /* whatever the script says */
 };
 
 /* Loads, reports, serves, until the master says stop or is gone. The process's exit status. */

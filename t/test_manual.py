@@ -59,6 +59,7 @@ def test_bash_completes_every_option_and_verb_and_no_other(tmp_path, monkeypatch
     assert completed("moongate", "sim", "gate") == {"gateway.lua"}
     assert completed("moongate", "sim", "gateway.lua", "--view", "") == {"shared", "own"}
     assert completed("moongate", "--log", "") == {"debug", "info", "warn", "error", "none"}
+    assert completed("moongate", "log-level", "") == {"debug", "info", "warn", "error", "none", "default"}
 
 
 def test_zsh_offers_every_option_and_verb_and_no_other():

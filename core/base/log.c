@@ -43,6 +43,11 @@ bool mg_log_level_named(mg_slice word, enum mg_log_level *out)
     return false;
 }
 
+const char *mg_log_level_word(enum mg_log_level level)
+{
+    return names[level];
+}
+
 void mg_log_who(const char *name)
 {
     who = name;

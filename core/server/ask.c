@@ -122,11 +122,14 @@ static void print_summary(const json_t *o)
 static const struct command {
     const char *name;
     void (*print)(const json_t *answer);
-    int patience; /* seconds; what waits for the init hooks of all workers, the master gives up in time */
+    int patience;      /* seconds; what waits for the init hooks of all workers, the master gives up in time */
+    const char *takes; /* what a word behind it is; NULL: there may be none */
 } commands[] = {
-    { "status", print_status, 5 },   { "reload", print_summary, 3600 },  { "rollback", print_summary, 3600 },
-    { "promote", print_summary, 5 }, { "upgrade", print_summary, 3600 }, { "drain", print_summary, 5 },
-    { "stop", print_summary, 5 },
+    { "status", print_status, 5, NULL },        { "reload", print_summary, 3600, NULL },
+    { "check", print_summary, 3600, NULL },     { "rollback", print_summary, 3600, NULL },
+    { "promote", print_summary, 5, NULL },      { "upgrade", print_summary, 3600, NULL },
+    { "log-level", print_summary, 5, "level" }, { "drain", print_summary, 5, NULL },
+    { "stop", print_summary, 5, NULL },
 };
 
 static const struct command *find(const char *name)
@@ -140,6 +143,13 @@ static const struct command *find(const char *name)
 bool mg_ask_knows(const char *name)
 {
     return find(name) != NULL;
+}
+
+bool mg_ask_takes_word(const char *name)
+{
+    const struct command *c = find(name);
+
+    return c && c->takes;
 }
 
 /* Prints one line of JSON. The exit status. */
@@ -181,12 +191,25 @@ static int read_answer(int fd, const struct command *c, bool as_it_came)
     return status;
 }
 
-int mg_ask(const char *path, const char *name, bool as_it_came)
+static bool send_question(int fd, const struct command *c, const char *word)
+{
+    json_t *o = json_pack("{s:s}", "command", c->name);
+
+    if (word)
+        json_object_set_new(o, c->takes, json_string(word));
+    char *line = json_dumps(o, JSON_COMPACT);
+    size_t len = line ? strlen(line) : 0;
+    bool sent = len && send(fd, line, len, MSG_NOSIGNAL) == (ssize_t)len && send(fd, "\n", 1, MSG_NOSIGNAL) == 1;
+    free(line);
+    json_decref(o);
+    return sent;
+}
+
+int mg_ask(const char *path, const char *name, const char *word, bool as_it_came)
 {
     const struct command *c = find(name);
     struct timeval patience = { c->patience, 0 };
     struct mg_address a;
-    char line[64];
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     if (fd < 0 || !mg_address_of_file(path, &a) || connect(fd, &a.any, a.len) != 0) {
@@ -197,8 +220,7 @@ int mg_ask(const char *path, const char *name, bool as_it_came)
         return 1;
     }
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-    int n = snprintf(line, sizeof(line), "{\"command\":\"%s\"}\n", name);
-    int status = send(fd, line, (size_t)n, MSG_NOSIGNAL) == n ? read_answer(fd, c, as_it_came) : 1;
+    int status = send_question(fd, c, word) ? read_answer(fd, c, as_it_came) : 1;
     close(fd);
     return status;
 }

@@ -33,11 +33,16 @@ static bool no_more; /* are started */
 
 /* ---- All of them. ---- */
 
-void mg_children_tell(enum mg_word word)
+void mg_children_tell_with(enum mg_word word, const void *body, size_t len)
 {
     for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
         if (mg_children.all[i].pid)
-            mg_channel_send(mg_children.all[i].channel, word, NULL, 0, NULL, 0);
+            mg_channel_send(mg_children.all[i].channel, word, body, len, NULL, 0);
+}
+
+void mg_children_tell(enum mg_word word)
+{
+    mg_children_tell_with(word, NULL, 0);
 }
 
 void mg_children_kill(void)
@@ -187,7 +192,7 @@ __attribute__((noreturn)) static void become_worker(int number, unsigned slot, i
         .script = options->script,
         .sources = mg_declared_sources(),
         .watch = options->watch,
-        .log_level_given = options->log_level_given,
+        .log_level_stands = mg_children.log_level_stands,
         .error_log_given = options->error_log_given,
     };
     sigset_t none;

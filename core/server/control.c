@@ -33,6 +33,8 @@ static void (*on_left)(void);
 static struct asker *askers[CLIENTS_MOST];
 static ev_io listening = { .fd = -1 };
 static unsigned tickets;
+static char done_with[512];
+static const char *beside; /* the name of the command that runs */
 static char path[108];
 static bool handed; /* the file is another process's, too */
 
@@ -82,6 +84,17 @@ static bool refuse(struct asker *a, const char *why)
     return say(a, answer);
 }
 
+const char *mg_control_done_with(const char *json)
+{
+    snprintf(done_with, sizeof(done_with), "%s", json);
+    return done_with;
+}
+
+const char *mg_control_given(void)
+{
+    return beside;
+}
+
 static const struct mg_control_command *find_command(const char *name)
 {
     for (const struct mg_control_command *c = commands; c->name; c++)
@@ -100,42 +113,55 @@ static const char *list_commands(void)
     return text;
 }
 
-/* The command that a line asks for, or NULL with what is wrong. */
-static const struct mg_control_command *read_line(const char *line, size_t len, const char **why)
+/* The command that an object asks for, or NULL with what is wrong. */
+static const struct mg_control_command *choose(const json_t *asked, const char **why)
 {
-    static char problem[JSON_ERROR_TEXT_LENGTH + 64];
-    json_error_t error;
-    json_t *asked = json_loadb(line, len, JSON_REJECT_DUPLICATES, &error);
+    static char problem[128];
     const char *name = json_string_value(json_object_get(asked, "command"));
     const struct mg_control_command *c = name ? find_command(name) : NULL;
 
-    if (!asked)
-        snprintf(problem, sizeof(problem), "this is no JSON: %s", error.text);
-    *why = !asked ? problem : !name ? "a line like {\"command\":\"status\"} is needed" : list_commands();
-    if (c && json_object_size(asked) > 1) {
-        *why = "no command takes more than its name";
-        c = NULL;
-    }
-    json_decref(asked);
-    return c;
+    beside = c && c->takes ? json_string_value(json_object_get(asked, c->takes)) : NULL;
+    if (c && json_object_size(asked) == (beside ? 2 : 1))
+        return c;
+    if (c && c->takes)
+        snprintf(problem, sizeof(problem), "beside its name, %s takes \"%s\", a string, and nothing else", name,
+                 c->takes);
+    else if (c)
+        snprintf(problem, sizeof(problem), "%s takes nothing beside its name", name);
+    *why = c ? problem : name ? list_commands() : "a line like {\"command\":\"status\"} is needed";
+    return NULL;
+}
+
+/* False if the asker is gone. */
+static bool run(struct asker *a, const struct mg_control_command *c)
+{
+    a->ticket = ++tickets;
+    ev_io_stop(loop, &a->io); /* until it is answered */
+    const char *why = c->run(a->ticket);
+    if (!why)
+        return true;
+    if (!a->ended)
+        ev_io_start(loop, &a->io);
+    return why == mg_control_done || why == done_with ? say(a, why) : refuse(a, why);
 }
 
 /* False if the asker is gone. */
 static bool obey(struct asker *a, const char *line, size_t len)
 {
-    const char *why;
-    const struct mg_control_command *c = read_line(line, len, &why);
+    char problem[JSON_ERROR_TEXT_LENGTH + 64];
+    const char *why = problem;
+    json_error_t error;
+    json_t *asked = json_loadb(line, len, JSON_REJECT_DUPLICATES, &error);
 
-    if (!c)
-        return refuse(a, why);
-    a->ticket = ++tickets;
-    ev_io_stop(loop, &a->io); /* until it is answered */
-    why = c->run(a->ticket);
-    if (!why)
-        return true;
-    if (!a->ended)
-        ev_io_start(loop, &a->io);
-    return why == mg_control_done ? say(a, why) : refuse(a, why);
+    if (!asked) {
+        snprintf(problem, sizeof(problem), "this is no JSON: %s", error.text);
+        return refuse(a, problem);
+    }
+    const struct mg_control_command *c = choose(asked, &why);
+    bool there = c ? run(a, c) : refuse(a, why);
+    beside = NULL;
+    json_decref(asked);
+    return there;
 }
 
 /* Takes one line at a time: the next one waits for the answer. */

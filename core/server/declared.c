@@ -96,14 +96,28 @@ static bool open_log(const struct mg_ready *r, const char **why)
     return false;
 }
 
+static void keep_sockets(void)
+{
+    const struct mg_ready *now = in_force.ready;
+
+    mg_sockets_keep(now ? now->binds : NULL, now ? now->count : 0);
+}
+
 /* Its sockets are bound and its log is open; or what is in force stays as it is. */
 static bool open_for(const struct mg_ready *r, const char **why)
 {
     if (mg_sockets_open(r->binds, r->count, why) && open_log(r, why))
         return true;
-    const struct mg_ready *now = in_force.ready;
-    mg_sockets_keep(now ? now->binds : NULL, now ? now->count : 0);
+    keep_sockets();
     return false;
+}
+
+bool mg_declared_try(const struct mg_ready *r, const char **why)
+{
+    bool opened = mg_sockets_open(r->binds, r->count, why);
+
+    keep_sockets();
+    return opened;
 }
 
 bool mg_declared_take(const struct mg_ready *r, const char **why)

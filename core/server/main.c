@@ -24,12 +24,14 @@ static const char help[] =
     "\n"
     "  moongate [options] FILE      serve what the script FILE declares, in the foreground\n"
     "  moongate check FILE          load FILE and print listeners, routes and upstreams; binds nothing\n"
+    "  moongate check [--json]      what a reload of a running moongate would change, or why it would fail\n"
     "  moongate sim FILE            try out how balancers spread requests, in simulated time (moongate sim --help)\n"
     "  moongate status [--json]     what a running moongate has open\n"
     "  moongate reload [--json]     load the script of a running moongate anew: in all workers, or in none\n"
     "  moongate rollback [--json]   go back to the generation before the last reload, while that is on probation\n"
     "  moongate promote             end the probation: the generation in force is final\n"
     "  moongate upgrade [--json]    start the binary anew; when all of it serves, the old process finishes and ends\n"
+    "  moongate log-level [LEVEL]   how much the error log of a running moongate says; with LEVEL, from now on\n"
     "  moongate drain               let a running moongate finish what is in progress, then end\n"
     "  moongate stop                end it at once\n"
     "\n"
@@ -205,13 +207,15 @@ static int check(const char *script)
     return status;
 }
 
-static int ask(const struct line *l, const char *command)
+static int ask(const struct line *l, const char *command, const char *word)
 {
     const char *path = l->control ? l->control : getenv("MOONGATE_CONTROL");
 
+    if (!path && strcmp(command, "check") == 0)
+        return misuse("check needs a file, moongate check gateway.lua, or a running moongate's --control PATH", NULL);
     if (!path)
         return misuse("which one? Name its control socket with --control PATH or MOONGATE_CONTROL for", command);
-    return mg_ask(path, command, l->json);
+    return mg_ask(path, command, word, l->json);
 }
 
 static int run(struct line *l, int count, char **words)
@@ -220,10 +224,12 @@ static int run(struct line *l, int count, char **words)
 
     if (!first)
         return misuse("a script is needed: moongate gateway.lua", NULL);
-    if (strcmp(first, "check") == 0)
-        return count == 2 ? check(words[1]) : misuse("check needs one file: moongate check gateway.lua", NULL);
-    if (mg_ask_knows(first))
-        return count == 1 ? ask(l, first) : misuse("one word too many:", words[1]);
+    if (strcmp(first, "check") == 0 && count == 2)
+        return check(words[1]);
+    if (mg_ask_knows(first)) {
+        int most = mg_ask_takes_word(first) ? 2 : 1;
+        return count <= most ? ask(l, first, count > 1 ? words[1] : NULL) : misuse("one word too many:", words[most]);
+    }
     if (count > 1)
         return misuse("one script only; what is this:", words[1]);
     l->master.script = first;

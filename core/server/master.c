@@ -18,6 +18,7 @@
 #include "control.h"
 #include "declared.h"
 #include "inherited.h"
+#include "level.h"
 #include "log.h"
 #include "notify.h"
 #include "probation.h"
@@ -170,6 +171,7 @@ static void begin(const struct mg_ready *r)
         return;
     }
     m.stage = STARTING;
+    mg_level_follow();
     mg_children_recount();
     if (m.stage == STARTING)
         commit_if_all_ready();
@@ -353,15 +355,26 @@ static void catch_signals(void)
     }
 }
 
-static const char *on_reload(unsigned ticket)
+/* NULL: it may be. */
+static const char *why_no_reload(void)
 {
     if (m.stage != RUNNING)
         return "moongate is starting or stopping; nothing is reloaded now";
-    if (mg_upgrade_under_way())
-        return "an upgrade is under way; ask again when it has ended";
-    if (!mg_reload_asked(ticket))
-        return "another reload is under way; ask again when it has ended";
-    return NULL;
+    return mg_upgrade_under_way() ? "an upgrade is under way; ask again when it has ended" : NULL;
+}
+
+static const char *on_reload(unsigned ticket)
+{
+    const char *why = why_no_reload();
+
+    return why ? why : mg_reload_asked(ticket);
+}
+
+static const char *on_check(unsigned ticket)
+{
+    const char *why = why_no_reload();
+
+    return why ? why : mg_reload_check(ticket);
 }
 
 static const char *on_rollback(unsigned ticket)
@@ -403,8 +416,11 @@ static const char *on_stop(unsigned ticket)
 }
 
 static const struct mg_control_command commands[] = {
-    { "status", mg_status_ask }, { "reload", on_reload }, { "rollback", on_rollback }, { "promote", on_promote },
-    { "upgrade", on_upgrade },   { "drain", on_drain },   { "stop", on_stop },         { NULL, NULL },
+    { "status", mg_status_ask, NULL }, { "reload", on_reload, NULL },
+    { "check", on_check, NULL },       { "rollback", on_rollback, NULL },
+    { "promote", on_promote, NULL },   { "upgrade", on_upgrade, NULL },
+    { "drain", on_drain, NULL },       { "log-level", mg_level_ask, "level" },
+    { "stop", on_stop, NULL },         { NULL, NULL, NULL },
 };
 
 /* The keys of tickets are turned here too, so that a worker that is started later has the others' ones, and what is
@@ -462,6 +478,7 @@ int mg_master_run(const struct mg_master_options *options)
     ev_timer_start(m.loop, &m.tickets);
     mg_declared_start(options);
     mg_children_start(m.loop, options, &children_events);
+    mg_level_start(options->log_level_given);
     mg_reload_start(m.loop);
     mg_probation_start(m.loop, on_worse);
     if (options->watch && !mg_watch_start(m.loop, reload_unasked)) {

@@ -7,6 +7,7 @@
 
 #include "control.h"
 #include "declared.h"
+#include "level.h"
 #include "log.h"
 #include "notify.h"
 #include "probation.h"
@@ -20,7 +21,8 @@ static struct {
     bool again;      /* it was asked for meanwhile */
     unsigned ticket; /* of the control socket's question; 0: nobody waits */
     double began;
-    bool back; /* it takes back the one before */
+    bool back;  /* it takes back the one before */
+    bool check; /* all but the last step, which changes something */
     char why[512];
     struct mg_ready *ready;  /* what the first worker said that was ready */
     ev_timer soon, patience; /* soon: to begin, from the loop */
@@ -28,13 +30,15 @@ static struct {
 
 /* ---- How it ends. ---- */
 
-static void begin(unsigned ticket)
+static void begin(unsigned ticket, bool check)
 {
     mg_tally_clear(mg_declared_next());
     r.active = true;
+    r.check = check;
     r.ticket = ticket;
     r.began = ev_now(r.loop);
-    mg_notify_reloading();
+    if (!check)
+        mg_notify_reloading();
     ev_timer_set(&r.soon, 0, 0);
     ev_timer_start(r.loop, &r.soon);
 }
@@ -49,12 +53,13 @@ static void end(void (*reply)(unsigned ticket, const char *text), const char *te
     ev_timer_stop(r.loop, &r.patience);
     free(r.ready);
     r.ready = NULL;
-    r.active = r.committed = r.again = r.back = false;
+    if (!r.check)
+        mg_notify_ready("Generation %u serves in %u workers", mg_declared_generation(), mg_children_serving());
+    r.active = r.committed = r.again = r.back = r.check = false;
     r.ticket = 0;
-    mg_notify_ready("Generation %u serves in %u workers", mg_declared_generation(), mg_children_serving());
     reply(ticket, text);
     if (again)
-        begin(0);
+        begin(0, false);
 }
 
 static void log_lines(enum mg_log_level level, const char *what, const char *text)
@@ -71,10 +76,9 @@ static void log_lines(enum mg_log_level level, const char *what, const char *tex
     mg_log(level, "%s: %s", what, line);
 }
 
-void mg_reload_give_up(const char *why)
+/* What has been prepared is of no use. */
+static void abandon(void)
 {
-    if (!r.active || r.committed)
-        return;
     for (unsigned i = 0; i < MG_WORKERS_MAX; i++) {
         struct mg_child *c = &mg_children.all[i];
         if (c->pid && c->serves && (c->prepares || c->ready))
@@ -85,8 +89,19 @@ void mg_reload_give_up(const char *why)
             c->ready = NULL;
         }
     }
-    log_lines(MG_LOG_ERROR, "reload: nothing has changed", why);
-    mg_declared_watch(true);
+}
+
+void mg_reload_give_up(const char *why)
+{
+    if (!r.active || r.committed)
+        return;
+    abandon();
+    if (r.check) {
+        log_lines(MG_LOG_INFO, "check: a reload would fail", why);
+    } else {
+        log_lines(MG_LOG_ERROR, "reload: nothing has changed", why);
+        mg_declared_watch(true);
+    }
     end(mg_control_refuse, why);
 }
 
@@ -98,24 +113,25 @@ static void on_patience(struct ev_loop *loop, ev_timer *t, int events)
     mg_reload_give_up("a worker's init hooks have not ended within 60 seconds");
 }
 
-/* What has changed, as a line to read and as members of a JSON object. */
+/* What has changed, or would, as a line to read and as members of a JSON object. */
 static void tell(void)
 {
     static char answer[MG_LETTER_MOST + 256];
     const char *text = mg_declared_changes(r.ready);
     const char *members = text ? text + strlen(text) + 1 : NULL;
+    unsigned number = r.check ? mg_declared_next() : mg_declared_generation();
     unsigned serving = mg_children_serving();
     double took = ev_now(r.loop) - r.began;
     char what[128];
 
     if (!text)
         text = "what has changed is not known, since worker 0 was not there";
-    snprintf(what, sizeof(what), "generation %u is in force in %u worker%s after %.0f ms", mg_declared_generation(),
-             serving, serving == 1 ? "" : "s", took * 1000);
+    snprintf(what, sizeof(what), "generation %u %s in %u worker%s after %.0f ms", number,
+             r.check ? "would be ready" : "is in force", serving, serving == 1 ? "" : "s", took * 1000);
     log_lines(MG_LOG_INFO, what, text);
     size_t n = (size_t)snprintf(answer, sizeof(answer),
-                                "{\"generation\":%u,\"workers\":%u,\"seconds\":%.4f,\"summary\":\"%s\",",
-                                mg_declared_generation(), serving, took, what);
+                                "{\"generation\":%u,\"workers\":%u,\"seconds\":%.4f,\"summary\":\"%s\",", number,
+                                serving, took, what);
     if (members)
         snprintf(answer + n, sizeof(answer) - n, "%s}", members);
     else
@@ -174,26 +190,43 @@ static void commit(void)
     const char *why;
     unsigned before = mg_declared_generation();
 
-    if (!r.ready) {
-        mg_reload_give_up("no worker runs; the log says why");
-        return;
-    }
-    if (!all_declare_the_same()) {
-        mg_reload_give_up("the script was edited while the workers loaded it; reload once more");
-        return;
-    }
     if (!mg_declared_take(r.ready, &why)) {
         mg_reload_give_up(why);
         return;
     }
     ev_timer_stop(r.loop, &r.patience);
     r.committed = true;
+    mg_level_follow();
     mg_probation_begin(before, mg_declared_generation(), r.ready);
     for (unsigned i = 0; i < mg_children.count; i++)
         if (mg_children.all[i].pid && mg_children.all[i].ready)
             mg_child_commit(&mg_children.all[i]);
     mg_children_recount();
     tell_if_all_committed();
+}
+
+static void end_check(void)
+{
+    const char *why;
+
+    if (!mg_declared_try(r.ready, &why)) {
+        mg_reload_give_up(why);
+        return;
+    }
+    abandon();
+    tell();
+}
+
+static void on_all_prepared(void)
+{
+    if (!r.ready)
+        mg_reload_give_up("no worker runs; the log says why");
+    else if (!all_declare_the_same())
+        mg_reload_give_up("the script was edited while the workers loaded it; reload once more");
+    else if (r.check)
+        end_check();
+    else
+        commit();
 }
 
 static void ask_to_prepare(struct mg_child *c)
@@ -221,7 +254,7 @@ static void go_on(void)
             ask_to_prepare(c);
         return;
     }
-    commit();
+    on_all_prepared();
 }
 
 static void on_soon(struct ev_loop *loop, ev_timer *t, int events)
@@ -248,7 +281,8 @@ const char *mg_reload_back(unsigned ticket, const char *why)
     }
     snprintf(r.why, sizeof(r.why), "%s", why);
     mg_probation_taken_back(mg_declared_generation(), why);
-    begin(ticket);
+    mg_level_follow();
+    begin(ticket, false);
     r.committed = r.back = true;
     for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
         if (mg_children.all[i].pid && !mg_children.all[i].leaves)
@@ -293,12 +327,23 @@ bool mg_reload_is_under_way(void)
     return r.active;
 }
 
-bool mg_reload_asked(unsigned ticket)
+static const char *ask(unsigned ticket, bool check)
 {
     if (r.active)
-        return false;
-    begin(ticket);
-    return true;
+        return r.check ? "a check is under way; ask again when it has ended"
+                       : "another reload is under way; ask again when it has ended";
+    begin(ticket, check);
+    return NULL;
+}
+
+const char *mg_reload_asked(unsigned ticket)
+{
+    return ask(ticket, false);
+}
+
+const char *mg_reload_check(unsigned ticket)
+{
+    return ask(ticket, true);
 }
 
 void mg_reload_unasked(void)
@@ -306,7 +351,7 @@ void mg_reload_unasked(void)
     if (r.active)
         r.again = true;
     else
-        begin(0);
+        begin(0, false);
 }
 
 void mg_reload_no_more(void)

@@ -14,7 +14,6 @@
 #include <ev.h>
 
 #include "access.h"
-#include "budget.h"
 #include "channel.h"
 #include "engine.h"
 #include "generations.h"
@@ -23,8 +22,8 @@
 #include "listeners.h"
 #include "log.h"
 #include "report.h"
-#include "resolve.h"
 #include "script.h"
+#include "services.h"
 #include "sink.h"
 #include "tcp.h"
 #include "transport.h"
@@ -40,7 +39,7 @@ static struct worker {
     ev_timer drain, relax;
     ev_signal term;
     struct mg_generation *candidate; /* loading or waiting for the master's word */
-    bool draining, ended, resolving;
+    bool draining, ended;
     int status;
 } w;
 
@@ -90,6 +89,7 @@ static bool send_ready(const struct mg_generation *g)
         return false;
     r->drain_timeout = g->settings.drain_timeout;
     r->workers = g->settings.workers;
+    r->log_level = (int)mg_services_level(&g->settings);
     r->probation = g->settings.probation;
     r->probation_errors = g->settings.probation_errors;
     r->probation_least = g->settings.probation_least;
@@ -126,14 +126,12 @@ static void on_candidate_lost(struct mg_generation *g)
         refuse(MG_LIT("an init hook took longer than cpu_budget and did not stop; the log says more"));
 }
 
-static const char *open_services(const mg_settings *s);
-
 static void on_loaded(struct mg_generation *g, enum mg_status status, mg_slice problem)
 {
     const char *wrong = NULL;
 
     if (status == MG_OK)
-        wrong = mg_generation_now ? mg_access_check(&g->settings) : open_services(&g->settings);
+        wrong = mg_generation_now ? mg_access_check(&g->settings) : mg_services_open(&g->settings);
     if (status != MG_OK)
         refuse(problem);
     else if (wrong)
@@ -155,42 +153,6 @@ static void prepare(unsigned number)
 }
 
 /* ---- Commit. ---- */
-
-static void open_error_log(const mg_settings *s)
-{
-    char path[MG_WHERE_TEXT];
-
-    if (w.options->error_log_given)
-        return;
-    snprintf(path, sizeof(path), "%.*s", (int)s->error_log.len, s->error_log.ptr);
-    (void)mg_log_open(mg_text_equal(s->error_log, MG_LIT("stderr")) ? NULL : path); /* the master says what is wrong */
-}
-
-static bool is_same_log(const mg_settings *a, const mg_settings *b)
-{
-    return mg_text_equal(a->access_log, b->access_log) && mg_text_equal(a->log_format, b->log_format) &&
-           mg_text_equal(a->log_fields, b->log_fields) && a->log_flush == b->log_flush;
-}
-
-static void take_settings(const mg_settings *s, const mg_settings *before)
-{
-    enum mg_log_level level;
-    const char *problem = NULL;
-
-    if (!mg_text_equal(s->error_log, before->error_log))
-        open_error_log(s);
-    if (!w.options->log_level_given && mg_log_level_named(s->log_level, &level))
-        mg_log_level = level;
-    (void)mg_budget_start(s->cpu_budget);
-    if (!is_same_log(s, before)) {
-        mg_sink_close();
-        problem = mg_access_open(s);
-    }
-    if (problem)
-        mg_log(MG_LOG_ERROR, "%s; no access log is written", problem);
-    if (!mg_text_equal(s->resolver, before->resolver) || s->shared_size != before->shared_size)
-        mg_log(MG_LOG_WARN, "gate.set: resolver and shared_size count from the next start on");
-}
 
 /* It is kept in the other workers already. */
 static void on_former_ready(struct mg_generation *g, enum mg_status status)
@@ -234,7 +196,7 @@ static void commit(const struct mg_letter *l)
     w.candidate = NULL;
     mg_generations_keep_no_rebuilt();
     if (mg_generation_now)
-        take_settings(&g->settings, &mg_generation_now->settings);
+        mg_services_take(&g->settings, &mg_generation_now->settings);
     mg_generations_let_kept_go();
     mg_generations_put_in_force(g, g->settings.probation > 0);
     mg_channel_send(w.options->channel, MG_WORD_IN_FORCE, NULL, 0, NULL, 0);
@@ -264,7 +226,7 @@ static void go_back(const struct mg_letter *l)
     mg_generations_take_kept();
     mg_generations_forget(&w.candidate);
     mg_generations_keep_no_rebuilt();
-    take_settings(&g->settings, &mg_generation_now->settings);
+    mg_services_take(&g->settings, &mg_generation_now->settings);
     mg_generations_put_in_force(g, false);
     g->on_lost = on_returned_lost;
     mg_channel_send(w.options->channel, MG_WORD_IN_FORCE, NULL, 0, NULL, 0);
@@ -309,6 +271,7 @@ static void drain(void)
 
 static void hear(const struct mg_letter *l)
 {
+    struct mg_level level;
     uint32_t number;
 
     switch (l->word) {
@@ -342,6 +305,12 @@ static void hear(const struct mg_letter *l)
     case MG_WORD_REOPEN:
         mg_log_reopen();
         mg_sink_reopen();
+        return;
+    case MG_WORD_LEVEL:
+        if (l->len == sizeof(level)) {
+            memcpy(&level, l->body, sizeof(level));
+            mg_services_tell_level(&level);
+        }
         return;
     case MG_WORD_READY:
     case MG_WORD_FAILED:
@@ -429,24 +398,6 @@ static void say_who(int number)
     mg_log_who(who);
 }
 
-/* What the first generation settles for good. NULL, or the problem. */
-static const char *open_services(const mg_settings *s)
-{
-    static char servers[256];
-    enum mg_log_level level;
-
-    open_error_log(s);
-    snprintf(servers, sizeof(servers), "%.*s", (int)s->resolver.len, s->resolver.len ? s->resolver.ptr : "");
-    if (!w.options->log_level_given && mg_log_level_named(s->log_level, &level))
-        mg_log_level = level;
-    if (!mg_resolve_start(w.loop, s->resolver.len ? servers : NULL))
-        return "the resolver can't be started; look at gate.set{ resolver = ... } and /etc/resolv.conf";
-    w.resolving = true;
-    if (!mg_budget_start(s->cpu_budget))
-        return "the CPU clock for cpu_budget can't be started";
-    return mg_access_open(s);
-}
-
 static void end(void)
 {
     ev_signal_stop(w.loop, &w.term);
@@ -463,9 +414,7 @@ static void end(void)
     mg_generations_forget(&w.candidate);
     mg_generations_end();
     mg_listeners_remove();
-    mg_sink_close();
-    if (w.resolving)
-        mg_resolve_stop();
+    mg_services_close();
     mg_transport_stop();
     mg_clock_stop();
     mg_h2_trim();
@@ -497,6 +446,7 @@ int mg_worker_run(const struct mg_worker_options *options)
     ev_signal_init(&w.term, on_term, SIGTERM);
     ev_signal_start(w.loop, &w.term);
     mg_listeners_start(w.loop);
+    mg_services_start(w.loop, options);
     mg_generations_start(w.loop, options);
     prepare(options->generation);
     if (!w.ended)

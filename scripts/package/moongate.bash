@@ -35,6 +35,7 @@ _moongate()
     fi
     case $before in
     --log) mapfile -t COMPREPLY < <(compgen -W 'debug info warn error none' -- "$word") ;;
+    log-level) mapfile -t COMPREPLY < <(compgen -W 'debug info warn error none default' -- "$word") ;;
     --workers|--shared) ;;
     --control|--error-log) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     *)
@@ -43,7 +44,8 @@ _moongate()
                 --version' -- "$word")
         else
             compopt -o filenames 2>/dev/null
-            mapfile -t COMPREPLY < <(compgen -W 'check sim status reload rollback promote upgrade drain stop' -- "$word"; compgen -f -- "$word")
+            mapfile -t COMPREPLY < <(compgen -W 'check sim status reload rollback promote upgrade log-level
+                drain stop' -- "$word"; compgen -f -- "$word")
         fi ;;
     esac
 }
