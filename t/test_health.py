@@ -345,6 +345,34 @@ def test_a_worker_that_hangs_is_put_off_by_time(moongate, origin):
         os.kill(pid, signal.SIGCONT)
 
 
+def test_another_takes_over_soon_however_long_the_interval(moongate, origin):
+    ill = Ill(origin)
+    ill.answer = (503, b"", ())
+    gate = moongate(checked([ill], 'path = "/healthz", interval = 600, fall = 1, rise = 1'), workers=2)
+    gate.expect_error("worker")
+    leader = int(gate.wait_log(UNHEALTHY)[0].split("[worker ")[1].split("]")[0])
+    pid = {worker["number"]: worker["pid"] for worker in gate.status()["workers"]}[leader]
+
+    os.kill(pid, signal.SIGKILL)
+    ill.answer = (200, b"", ())
+
+    gate.wait_log(HEALTHY)
+
+
+def test_a_peer_that_comes_while_traffic_flows_is_checked_soon(moongate, origin):
+    dead, live = origin.refuses(), Ill(origin)
+    gate = moongate(f"""
+        local app = gate.upstream("app", {{ peers = {{ "{live}" }}, health = {{ path = "/healthz", interval = 600, fall = 1 }} }})
+        gate.route {{ "/add", handler = function() app:add("{dead}") return 204 end }}
+        gate.route {{ "/*", upstream = app }}""")
+    live.server.wait_seen(1)
+
+    gate.get("/add")
+
+    gate.wait_log(f"peer {dead} {UNHEALTHY}")
+    assert len(live.checks) <= 2
+
+
 def test_a_process_that_drains_after_an_upgrade_checks_no_more(moongate, origin):
     moongate_module.become_reaper()
     ill, held = Ill(origin), origin.holds()

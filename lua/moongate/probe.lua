@@ -17,7 +17,8 @@ local at = hook.at
 local probe = {}
 
 local STEP_LEAST = 0.01         -- seconds between two steps of a sweep
-local AT_ONCE_MOST = 256        -- peers that nobody has checked yet, when a sweep begins
+local LOOK, LEADS = 1, 3        -- seconds between two looks at who leads, and that somebody leads without one
+local AT_ONCE_MOST = 256        -- peers that nobody has checked yet, at a time
 local BODY_MOST = 64 * 1024
 local JUDGED_LEAST, JUDGED_MOST = 0.05, 1       -- seconds between two looks of the judge
 
@@ -124,7 +125,7 @@ end
 
 -- ---- The sweep. ----
 
--- It begins to lead: those that nobody has checked yet need not wait for their turn.
+-- Those that nobody has checked yet need not wait for their turn.
 local function begin_unknown(self, count)
   local begun = 0
   for i = 0, count - 1 do
@@ -136,24 +137,32 @@ local function begin_unknown(self, count)
   end
 end
 
-local function sweep(self)
-  local interval, jitter = self.options.interval, self.options.jitter
-  local leads, count = C.mg_leader_lead(self.leader, 3 * interval + 1), C.mg_upstream_count(self.pointer)
-  self.timer.seconds = interval
-  if not leads or count == 0 then
-    self.leads = false
-    return
-  end
-  if not self.leads then
-    self.leads = true
-    begin_unknown(self, count)
-  end
-  local step = math.max(1, math.ceil(count * STEP_LEAST / interval))
-  for _ = 1, math.min(step, count) do
+-- The next peers in turn; the seconds until their successors are due.
+local function step(self, count)
+  local interval = self.options.interval
+  local most = math.min(count, math.max(1, math.ceil(count * STEP_LEAST / interval)))
+  for _ = 1, most do
     self.at = self.at < count and self.at + 1 or 1
     begin(self, peer.of(C.mg_upstream_peer(self.pointer, self.at - 1)))
   end
-  self.timer.seconds = interval * math.min(step, count) / count * (1 + jitter * (2 * math.random() - 1))
+  return interval * most / count * (1 + self.options.jitter * (2 * math.random() - 1))
+end
+
+local function sweep(self)
+  local leads, count = C.mg_leader_lead(self.leader, LEADS), C.mg_upstream_count(self.pointer)
+  self.timer.seconds = LOOK
+  if not leads or count == 0 then
+    self.version = false
+    return
+  end
+  local version, now = C.mg_upstream_version(self.pointer), C.mg_now()
+  if not self.version then self.due = now end
+  if self.version ~= version then
+    self.version = version
+    begin_unknown(self, count)
+  end
+  if self.due <= now then self.due = now + step(self, count) end
+  self.timer.seconds = math.max(STEP_LEAST / 2, math.min(self.due - now, LOOK))
 end
 
 -- ---- Declared with the upstream. ----
@@ -171,7 +180,7 @@ function probe.check(record, options, fail)
     or options.grpc and over_grpc(options) or by_function(options)
   local name = ('the health check of upstream "%s"'):format(record.name)
   local self = {
-    options = options, pointer = record.pointer, run = run, under_way = {}, at = 0, leads = false,
+    options = options, pointer = record.pointer, run = run, under_way = {}, at = 0, due = 0, version = false,
     leader = leader_of("check", record, fail), entry = hook.new("check", options.check, name, true),
   }
   self.timer = timer.named(name, STEP_LEAST, function() sweep(self) end)
