@@ -591,6 +591,17 @@ def test_a_real_run_of_the_same_set_up_agrees_within_a_few_per_cent(moongate, or
                for server, desk in zip(run["servers"], desks))
 
 
+def test_a_server_with_more_weight_has_more_and_counts_as_even(simulate):
+    runs = simulate("""local gate = require "moongate"
+        gate.listen "127.0.0.1:8080"
+        gate.route { "/*", upstream = gate.upstream("app", {
+          peers = { { "10.0.0.1:80", weight = 5 }, "10.0.0.2:80", "10.0.0.3:80" } }) }
+    """, "--balance", "round_robin,random", "--rate", 100, "--capacity", 0, "--requests", 35000)
+
+    assert [server["requests"] for server in runs["round_robin"]["servers"]] == [25000, 5000, 5000]
+    assert runs["round_robin"]["imbalance"] == 1 and runs["random"]["imbalance"] < 1.05
+
+
 # ---- The command.
 
 def said(tmp_path, *options, script=None):

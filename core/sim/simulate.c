@@ -144,8 +144,10 @@ static int begin(struct mg_generation *desk, int argc, char **argv)
 
 int mg_simulate(int argc, char **argv)
 {
-    if (!mg_shared_start(SHARED))
-        return fail("moongate sim: out of memory"), 1;
+    if (!mg_shared_start(SHARED)) {
+        fail("moongate sim: out of memory");
+        return 1;
+    }
     mg_log_level = MG_LOG_ERROR;
     mg_clock_simulate(1, 1, NULL);
     mg_exchange_start();
