@@ -62,6 +62,12 @@ function fake.mg_field_get(m, name, len, out)
   put(out, value)
   return 0
 end
+function fake.mg_bearer(ptr, len, out)
+  local token = ffi.string(ptr, len):match "^[Bb]earer +([%w%-._~+/]+=*)$"
+  if not token then return -1 end
+  put(out, token)
+  return 0
+end
 function fake.mg_field_remove(m, name, len)
   name = ffi.string(name, len):lower()
   local list, n = fields_of(m), 0
