@@ -33,7 +33,7 @@ enum { LOOK_EVERY = 4096 };            /* events between looks at the real time 
 static struct world {
     struct mg_generation *generations[MG_WORKERS_MAX];
     unsigned spaces[MG_WORKERS_MAX];
-    unsigned workers;
+    unsigned workers, turn;
     bool own_view;
     double zero; /* when the plan begins */
     struct mg_agenda agenda;
@@ -111,6 +111,9 @@ static const char *start(struct mg_generation *g)
 /* It is this worker's turn: told by the clock. Each that is a gateway of its own is the first of its kind. */
 static void on_turn(unsigned number)
 {
+    if (number != w.turn)
+        mg_seam_settle(); /* what the one before has touched goes on as its own */
+    w.turn = number;
     mg_shared_space(w.spaces[number]);
     mg_shared_worker(w.own_view ? 0 : (int)number, number);
     mg_generation_now = w.generations[number];
