@@ -5,7 +5,13 @@
 
 /* Is this a command that it takes? */
 bool mg_ask_knows(const char *command);
-/* May a word follow it? */
-bool mg_ask_takes_word(const char *command);
-/* Sends it, with that word or NULL, and prints the answer: to be read, or as it came. The exit status. */
-int mg_ask(const char *path, const char *command, const char *word, bool json);
+/* What a word behind it stands for (control.h); NULL: none may follow. */
+const char *mg_ask_word(const char *command);
+
+/* A key and a string that go with it; a NULL key ends a list, and NULL strings are left out. */
+struct mg_given {
+    const char *key, *value;
+};
+
+/* Sends it, with these, and prints the answer: to be read, or as it came. The exit status. */
+int mg_ask(const char *path, const char *command, const struct mg_given *given, bool json);

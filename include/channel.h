@@ -14,9 +14,10 @@ enum mg_word {
     MG_WORD_COMMIT,    /* master: descriptors, and for each the number of its bind in READY (uint32_t) */
     MG_WORD_IN_FORCE,  /* worker: it has done so */
     MG_WORD_PREPARE,   /* master: load the script anew, as the generation of this number (uint32_t) */
+    MG_WORD_CANARY,    /* master: what was prepared is tried out (struct mg_canary_terms); IN_FORCE is the answer */
     MG_WORD_BACK,      /* master: the kept generation is in force again; body and descriptors as with COMMIT */
     MG_WORD_PROMOTE,   /* master: let the kept generation go */
-    MG_WORD_ABANDON,   /* master: forget what was prepared */
+    MG_WORD_ABANDON,   /* master: forget what was prepared, also what is tried out */
     MG_WORD_STATUS,    /* master asks; the worker answers with a JSON object */
     MG_WORD_DRAIN,     /* master: finish what is in progress, then end */
     MG_WORD_STOP,      /* master: end now */

@@ -3,6 +3,7 @@
 
 #include <ev.h>
 
+#include "canary.h"
 #include "channel.h"
 #include "master.h"
 #include "shared.h"
@@ -82,8 +83,11 @@ void mg_child_replace(struct mg_child *c);
 void mg_child_return(struct mg_child *c);
 /* What it has declared is in force in it from now on. */
 void mg_child_commit(struct mg_child *c);
-/* What was in force before is in force in it again; one that has not begun yet is replaced. */
-void mg_child_go_back(struct mg_child *c);
+/* What it has beside the one in force is in force in it: MG_WORD_BACK what is kept, MG_WORD_COMMIT what is tried out.
+ * One that has not begun yet is replaced. */
+void mg_child_put_in_force(struct mg_child *c, enum mg_word word);
+/* What it has prepared is tried out. */
+void mg_child_try_out(struct mg_child *c, const struct mg_canary_terms *t);
 /* And it says that it is. */
 void mg_child_on_in_force(struct mg_child *c);
 /* Is it so in all that there should be? */

@@ -1,9 +1,11 @@
 /* control.h - the control socket: a line of JSON in, a line of JSON out.
  *
  *   {"command":"status"}     what every worker has open
- *   {"command":"reload"}     load the script anew; what has changed, or {"error":"..."} and nothing has
- *   {"command":"rollback"}   put the generation of before in force again; or {"error":"..."}
- *   {"command":"promote"}    the probation of the one in force is over
+ *   {"command":"generations"}  the last generations, what became of them, and what is tried out
+ *   {"command":"reload"}     load the script anew; what has changed, or {"error":"..."} and nothing has; with
+ *                            "canary":"5%" it is tried out only, and "by" may be "client", "cookie:NAME", "header:NAME"
+ *   {"command":"rollback"}   put the generation of before in force again, or end what is tried out; or {"error":"..."}
+ *   {"command":"promote"}    what is tried out is in force; or the probation of the one in force is over
  *   {"command":"upgrade"}    another process, of the binary that is there by now, takes over; or {"error":"..."}
  *   {"command":"check"}      prepare the script anew; what a reload would change, or {"error":"..."}; nothing has
  *   {"command":"log-level"}  how much the error log says; with "level", as it is from now on
@@ -25,10 +27,10 @@ struct mg_control_command {
     const char *name; /* NULL ends a list */
     /* mg_control_done; NULL: mg_control_answer() or mg_control_refuse() follows, later; or why it can't be. */
     const char *(*run)(unsigned ticket);
-    const char *takes; /* the key of a string that may stand beside its name; NULL: none */
+    const char *const *takes; /* keys of strings that may stand beside its name, ended by NULL; NULL: none */
 };
-/* That string, while the command runs; NULL: not given. */
-const char *mg_control_given(void);
+/* Such a string, while the command runs; NULL: not given. */
+const char *mg_control_given(const char *key);
 
 /* Listens at path, mode 0600, and takes these commands. on_left: somebody who was connected is not any more. NULL, or
  * what is wrong as a sentence. An inherited socket (-1: none) is taken; then nobody is answered before

@@ -1,6 +1,7 @@
 /* declared.h - what the script in force declares for the master: where it listens, its log, how many workers. */
 #pragma once
 
+#include "canary.h"
 #include "channel.h"
 #include "master.h"
 #include "sources.h"
@@ -24,8 +25,16 @@ bool mg_declared_take(const struct mg_ready *r, const char **why);
 bool mg_declared_try(const struct mg_ready *r, const char **why);
 /* The one of before is in force again. The same. */
 bool mg_declared_go_back(const char **why);
-/* The number of the one of before, and its files' texts; 0: none is kept. */
-unsigned mg_declared_former(const struct mg_sources **sources);
+/* A copy of r is tried out from now on by these terms; nothing of it is bound. */
+bool mg_declared_begin_canary(const struct mg_ready *r, const struct mg_canary_terms *t, const char **why);
+/* It is in force: as mg_declared_take(). */
+bool mg_declared_take_canary(const char **why);
+void mg_declared_forget_canary(void);
+/* Its number; 0: none is tried out. */
+unsigned mg_declared_canary(void);
+const struct mg_canary_terms *mg_declared_terms(void);
+/* The number of the one that workers have beside the one in force, kept or tried out, and its files' texts; 0: none. */
+unsigned mg_declared_beside(const struct mg_sources **sources);
 /* It will not be in force again. */
 void mg_declared_forget_former(void);
 /* The texts to load the one in force from; NULL: it is on the disk. */

@@ -20,6 +20,7 @@
 enum mg_generation_state {
     MG_GENERATION_LOADING,
     MG_GENERATION_READY,
+    MG_GENERATION_CANARY, /* a share of the exchanges begins in it */
     MG_GENERATION_IN_FORCE,
     MG_GENERATION_KEPT,    /* another one is in force, on probation; this one may come back */
     MG_GENERATION_RETIRED, /* another one is in force; closed when its last exchange ends */

@@ -1,7 +1,7 @@
 /* generations.h - the generations of a worker: loaded, in force, retired, rebuilt. */
 #pragma once
 
-#include "generation.h"
+#include "canary.h"
 #include "worker.h"
 
 struct ev_loop;
@@ -19,6 +19,10 @@ struct mg_generation *mg_generations_load(unsigned number, mg_on_loaded *on_load
 const char *mg_generations_fault(const struct mg_generation *g);
 /* The one that was in force is retired; or kept, if g is on probation. */
 void mg_generations_put_in_force(struct mg_generation *g, bool on_probation);
+/* A share of the exchanges begins in g from now on. on_lost: its VM was lost, and it is forgotten. */
+void mg_generations_try_out(struct mg_generation *g, const struct mg_canary_terms *t, void (*on_lost)(void));
+/* It ends, as a generation that another has replaced; nothing, if there is none. */
+void mg_generations_end_canary(void);
 /* g is what has been in force before, loaded once more. */
 void mg_generations_keep(struct mg_generation *g);
 /* The one of before, which may be put in force again; NULL: there is none. */

@@ -17,6 +17,11 @@ void mg_probation_start(struct ev_loop *loop, mg_on_worse *on_worse);
 void mg_probation_begin(unsigned before, unsigned now, const struct mg_ready *r);
 /* `before` is in force again. */
 void mg_probation_taken_back(unsigned before, const char *why);
+/* `canary`, which has declared r, is tried out beside the one in force, and compared with it from now on; a probation
+ * under way is over. */
+void mg_probation_try_out(unsigned canary, const struct mg_ready *r);
+/* It is tried out no more, and this is why. */
+void mg_probation_end_canary(const char *why);
 /* It is over: the one of before is let go. False: there was none. */
 bool mg_probation_promote(void);
 /* Is the one of before kept? */

@@ -16,6 +16,13 @@ void mg_reload_end(void);
 const char *mg_reload_asked(unsigned ticket);
 /* The same, but nothing is put in force: the answer is what would change. */
 const char *mg_reload_check(unsigned ticket);
+/* The same, but the new generation is only tried out, by these terms, until mg_reload_promote() or
+ * mg_reload_end_canary(). Meanwhile nothing else is reloaded. */
+const char *mg_reload_try_out(unsigned ticket, const struct mg_canary_terms *t);
+/* What is tried out is in force from now on, and on probation. NULL, or why it can't be. */
+const char *mg_reload_promote(unsigned ticket);
+/* What is tried out serves no more; `why` is told. An answer for the control socket, or why it can't be. */
+const char *mg_reload_end_canary(const char *why);
 /* By nobody who waits for an answer. One that is under way is followed by another: it may be about a later edit. */
 void mg_reload_unasked(void);
 /* All workers go back to the generation of before, which is kept; `why` is told. NULL, or why it can't be. */

@@ -7,6 +7,7 @@
 
 #include "access.h"
 #include "attempt.h"
+#include "canary.h"
 #include "engine.h"
 #include "forward.h"
 #include "log.h"
@@ -34,7 +35,7 @@ static void describe_client(struct mg_exchange *x, const struct mg_peer_info *in
 
 void mg_exchange_open(struct mg_stream *s, const struct mg_message *request, bool last, const struct mg_limits *limits)
 {
-    struct mg_exchange *x = mg_engine_new(mg_generation_now);
+    struct mg_exchange *x = mg_engine_new(mg_canary ? mg_canary_choose(request, s->info) : mg_generation_now);
 
     if (!x) {
         s->ops->reset(s, MG_WHY_CANCELLED); /* out of memory costs this connection */

@@ -90,19 +90,28 @@ static void print_upstreams(const json_t *w)
     print_each(list, print_upstream);
 }
 
-static void print_status(const json_t *o)
+static void print_generations(const json_t *o)
 {
     const json_t *probation = json_object_get(o, "probation"), *rollback = json_object_get(o, "rollback");
+    const json_t *canary = json_object_get(o, "canary");
 
-    printf("moongate %s, pid %.0f, up for %.0f s, generation %.0f in force\n", text(o, "version"), number(o, "pid"),
-           number(o, "uptime"), number(o, "generation"));
+    if (canary)
+        printf("generation %.0f is tried out with %s\n", number(canary, "generation"), text(canary, "of"));
     if (probation)
         printf("generation %.0f is on probation for another %.0f s; generation %.0f is kept\n",
                number(probation, "generation"), number(probation, "ends_in"), number(probation, "kept"));
     if (rollback)
         printf("generation %.0f was taken back: %s\n", number(rollback, "generation"), text(rollback, "why"));
-    printf("\ngeneration  state        for s  exchanges      5xx  hook errors\n");
+    printf("%sgeneration  state        for s  exchanges      5xx  hook errors\n",
+           canary || probation || rollback ? "\n" : "");
     print_each(json_object_get(o, "generations"), print_generation);
+}
+
+static void print_status(const json_t *o)
+{
+    printf("moongate %s, pid %.0f, up for %.0f s, generation %.0f in force\n", text(o, "version"), number(o, "pid"),
+           number(o, "uptime"), number(o, "generation"));
+    print_generations(o);
     printf("\nworker      pid  generation     served  connections  exchanges  Lua MiB\n");
     print_each(json_object_get(o, "workers"), print_worker);
     print_each(json_object_get(o, "workers"), print_upstreams);
@@ -125,11 +134,11 @@ static const struct command {
     int patience;      /* seconds; what waits for the init hooks of all workers, the master gives up in time */
     const char *takes; /* what a word behind it is; NULL: there may be none */
 } commands[] = {
-    { "status", print_status, 5, NULL },        { "reload", print_summary, 3600, NULL },
-    { "check", print_summary, 3600, NULL },     { "rollback", print_summary, 3600, NULL },
-    { "promote", print_summary, 5, NULL },      { "upgrade", print_summary, 3600, NULL },
-    { "log-level", print_summary, 5, "level" }, { "drain", print_summary, 5, NULL },
-    { "stop", print_summary, 5, NULL },
+    { "status", print_status, 5, NULL },       { "generations", print_generations, 5, NULL },
+    { "reload", print_summary, 3600, NULL },   { "check", print_summary, 3600, NULL },
+    { "rollback", print_summary, 3600, NULL }, { "promote", print_summary, 3600, NULL },
+    { "upgrade", print_summary, 3600, NULL },  { "log-level", print_summary, 5, "level" },
+    { "drain", print_summary, 5, NULL },       { "stop", print_summary, 5, NULL },
 };
 
 static const struct command *find(const char *name)
@@ -145,11 +154,11 @@ bool mg_ask_knows(const char *name)
     return find(name) != NULL;
 }
 
-bool mg_ask_takes_word(const char *name)
+const char *mg_ask_word(const char *name)
 {
     const struct command *c = find(name);
 
-    return c && c->takes;
+    return c ? c->takes : NULL;
 }
 
 /* Prints one line of JSON. The exit status. */
@@ -191,12 +200,13 @@ static int read_answer(int fd, const struct command *c, bool as_it_came)
     return status;
 }
 
-static bool send_question(int fd, const struct command *c, const char *word)
+static bool send_question(int fd, const struct command *c, const struct mg_given *given)
 {
     json_t *o = json_pack("{s:s}", "command", c->name);
 
-    if (word)
-        json_object_set_new(o, c->takes, json_string(word));
+    for (; given->key; given++)
+        if (given->value)
+            json_object_set_new(o, given->key, json_string(given->value));
     char *line = json_dumps(o, JSON_COMPACT);
     size_t len = line ? strlen(line) : 0;
     bool sent = len && send(fd, line, len, MSG_NOSIGNAL) == (ssize_t)len && send(fd, "\n", 1, MSG_NOSIGNAL) == 1;
@@ -205,7 +215,7 @@ static bool send_question(int fd, const struct command *c, const char *word)
     return sent;
 }
 
-int mg_ask(const char *path, const char *name, const char *word, bool as_it_came)
+int mg_ask(const char *path, const char *name, const struct mg_given *given, bool as_it_came)
 {
     const struct command *c = find(name);
     struct timeval patience = { c->patience, 0 };
@@ -220,7 +230,7 @@ int mg_ask(const char *path, const char *name, const char *word, bool as_it_came
         return 1;
     }
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-    int status = send_question(fd, c, word) ? read_answer(fd, c, as_it_came) : 1;
+    int status = send_question(fd, c, given) ? read_answer(fd, c, as_it_came) : 1;
     close(fd);
     return status;
 }

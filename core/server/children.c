@@ -95,12 +95,21 @@ static void hand_over(struct mg_child *c, enum mg_word word, const struct mg_rea
     }
 }
 
-void mg_child_go_back(struct mg_child *c)
+void mg_child_put_in_force(struct mg_child *c, enum mg_word word)
 {
     if (c->serves)
-        hand_over(c, MG_WORD_BACK, mg_declared_now());
+        hand_over(c, word, mg_declared_now());
     else
         kill(c->pid, SIGKILL);
+}
+
+void mg_child_try_out(struct mg_child *c, const struct mg_canary_terms *t)
+{
+    c->commits = mg_channel_send(c->channel, MG_WORD_CANARY, t, sizeof(*t), NULL, 0);
+    if (!c->commits)
+        kill(c->pid, SIGKILL); /* another takes its place, and tries it out, too */
+    free(c->ready);
+    c->ready = NULL;
 }
 
 void mg_child_commit(struct mg_child *c)
@@ -200,7 +209,9 @@ __attribute__((noreturn)) static void become_worker(int number, unsigned slot, i
     for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
         if (mg_children.all[i].pid)
             close(mg_children.all[i].channel);
-    worker.former = mg_declared_former(&worker.former_sources);
+    worker.beside = mg_declared_beside(&worker.beside_sources);
+    if (mg_declared_canary())
+        worker.canary = *mg_declared_terms();
     events->on_forked();
     signal(SIGCHLD, SIG_DFL);
     sigemptyset(&none);

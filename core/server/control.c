@@ -33,8 +33,8 @@ static void (*on_left)(void);
 static struct asker *askers[CLIENTS_MOST];
 static ev_io listening = { .fd = -1 };
 static unsigned tickets;
-static char done_with[512];
-static const char *beside; /* the name of the command that runs */
+static char done_with[4096];
+static json_t *question; /* that is being asked */
 static char path[108];
 static bool handed; /* the file is another process's, too */
 
@@ -90,9 +90,9 @@ const char *mg_control_done_with(const char *json)
     return done_with;
 }
 
-const char *mg_control_given(void)
+const char *mg_control_given(const char *key)
 {
-    return beside;
+    return json_string_value(json_object_get(question, key));
 }
 
 static const struct mg_control_command *find_command(const char *name)
@@ -113,22 +113,45 @@ static const char *list_commands(void)
     return text;
 }
 
-/* The command that an object asks for, or NULL with what is wrong. */
-static const struct mg_control_command *choose(const json_t *asked, const char **why)
+static bool takes(const struct mg_control_command *c, const char *key)
 {
-    static char problem[128];
+    for (const char *const *k = c->takes; k && *k; k++)
+        if (strcmp(*k, key) == 0)
+            return true;
+    return false;
+}
+
+/* What stands beside its name is a string, and one that it takes. */
+static bool is_whole(const struct mg_control_command *c, json_t *asked)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(asked, key, value) if (strcmp(key, "command") != 0 &&
+                                               (!json_is_string(value) || !takes(c, key))) return false;
+    return true;
+}
+
+static const char *list_keys(const struct mg_control_command *c)
+{
+    static char text[160];
+    size_t n = (size_t)snprintf(text, sizeof(text), "%s takes %s beside its name", c->name,
+                                c->takes ? "strings alone" : "nothing");
+
+    for (const char *const *k = c->takes; k && *k && n < sizeof(text); k++)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "%s \"%s\"", k == c->takes ? ":" : ",", *k);
+    return text;
+}
+
+/* The command that an object asks for, or NULL with what is wrong. */
+static const struct mg_control_command *choose(json_t *asked, const char **why)
+{
     const char *name = json_string_value(json_object_get(asked, "command"));
     const struct mg_control_command *c = name ? find_command(name) : NULL;
 
-    beside = c && c->takes ? json_string_value(json_object_get(asked, c->takes)) : NULL;
-    if (c && json_object_size(asked) == (beside ? 2 : 1))
+    if (c && is_whole(c, asked))
         return c;
-    if (c && c->takes)
-        snprintf(problem, sizeof(problem), "beside its name, %s takes \"%s\", a string, and nothing else", name,
-                 c->takes);
-    else if (c)
-        snprintf(problem, sizeof(problem), "%s takes nothing beside its name", name);
-    *why = c ? problem : name ? list_commands() : "a line like {\"command\":\"status\"} is needed";
+    *why = c ? list_keys(c) : name ? list_commands() : "a line like {\"command\":\"status\"} is needed";
     return NULL;
 }
 
@@ -158,8 +181,9 @@ static bool obey(struct asker *a, const char *line, size_t len)
         return refuse(a, problem);
     }
     const struct mg_control_command *c = choose(asked, &why);
+    question = asked;
     bool there = c ? run(a, c) : refuse(a, why);
-    beside = NULL;
+    question = NULL;
     json_decref(asked);
     return there;
 }

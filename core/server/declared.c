@@ -27,7 +27,9 @@ struct known {
 
 static struct known in_force = { .number = 1 };
 static struct known former;
-static bool returned; /* what is in force was taken back: the disk may hold something else */
+static struct known canary;
+static struct mg_canary_terms terms; /* by which the canary is tried out */
+static bool returned;                /* the disk may hold something else than what is in force */
 
 static void forget(struct known *k)
 {
@@ -45,6 +47,7 @@ void mg_declared_end(void)
 {
     forget(&in_force);
     forget(&former);
+    forget(&canary);
     in_force.number = newest;
 }
 
@@ -120,28 +123,49 @@ bool mg_declared_try(const struct mg_ready *r, const char **why)
     return opened;
 }
 
-bool mg_declared_take(const struct mg_ready *r, const char **why)
+/* `next` is in force, which it then owns; or it stays the caller's, and nothing has changed. */
+static bool put_in_force(struct known next, const char **why)
 {
-    struct mg_ready *copy = mg_declared_copy(r);
     bool first = !in_force.ready;
 
-    *why = "out of memory";
-    bool taken = copy && open_for(copy, why);
-    if (!taken) {
-        free(copy);
+    if (!open_for(next.ready, why))
         return false;
-    }
     forget(&former);
-    if (r->probation > 0 && !first)
+    if (next.ready->probation > 0 && !first)
         former = in_force;
     else
         forget(&in_force);
-    newest += !first;
-    in_force = (struct known){ .ready = copy, .number = newest };
+    in_force = next;
+    mg_sockets_keep(next.ready->binds, next.ready->count);
+    return true;
+}
+
+static bool know(struct known *k, const struct mg_ready *r, unsigned number, const char **why)
+{
+    struct mg_ready *copy = mg_declared_copy(r);
+
+    *why = "out of memory";
+    if (!copy)
+        return false;
+    *k = (struct known){ .ready = copy, .number = number };
     if (copy->files)
-        in_force.sources = mg_sources_read(files_of(copy));
+        k->sources = mg_sources_read(files_of(copy));
+    return true;
+}
+
+bool mg_declared_take(const struct mg_ready *r, const char **why)
+{
+    struct known next;
+    bool first = !in_force.ready;
+
+    if (!know(&next, r, newest + !first, why))
+        return false;
+    if (!put_in_force(next, why)) {
+        forget(&next);
+        return false;
+    }
+    newest = next.number;
     returned = false;
-    mg_sockets_keep(copy->binds, copy->count);
     mg_declared_watch(false);
     return true;
 }
@@ -163,20 +187,68 @@ bool mg_declared_go_back(const char **why)
     return true;
 }
 
-unsigned mg_declared_former(const struct mg_sources **sources)
-{
-    *sources = former.sources;
-    return former.sources ? former.number : 0;
-}
-
 void mg_declared_forget_former(void)
 {
     forget(&former);
 }
 
+/* ---- Tried out. ---- */
+
+bool mg_declared_begin_canary(const struct mg_ready *r, const struct mg_canary_terms *t, const char **why)
+{
+    if (!know(&canary, r, newest + 1, why))
+        return false;
+    if (!in_force.sources || !canary.sources) {
+        forget(&canary);
+        *why = "the scripts' texts can't be kept (they are longer than 16 MiB), so a worker that dies could not load "
+               "both generations; reload without --canary";
+        return false;
+    }
+    newest = canary.number;
+    terms = *t;
+    return true;
+}
+
+bool mg_declared_take_canary(const char **why)
+{
+    if (!put_in_force(canary, why))
+        return false;
+    canary = (struct known){ 0 };
+    returned = true;
+    mg_declared_watch(true);
+    return true;
+}
+
+void mg_declared_forget_canary(void)
+{
+    if (canary.number)
+        returned = true;
+    forget(&canary);
+}
+
+unsigned mg_declared_canary(void)
+{
+    return canary.number;
+}
+
+const struct mg_canary_terms *mg_declared_terms(void)
+{
+    return &terms;
+}
+
+/* ---- What is there. ---- */
+
+unsigned mg_declared_beside(const struct mg_sources **sources)
+{
+    const struct known *k = canary.ready ? &canary : &former;
+
+    *sources = k->sources;
+    return k->sources ? k->number : 0;
+}
+
 const struct mg_sources *mg_declared_sources(void)
 {
-    return returned ? in_force.sources : NULL;
+    return returned || canary.ready ? in_force.sources : NULL;
 }
 
 const struct mg_ready *mg_declared_now(void)

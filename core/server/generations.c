@@ -89,8 +89,8 @@ static struct mg_load_wants wanted(unsigned number)
 
     if (number == options->generation)
         sources = options->sources;
-    else if (number == options->former)
-        sources = options->former_sources;
+    else if (number == options->beside)
+        sources = options->beside_sources;
 
     return (struct mg_load_wants){
         .before = first && mg_generation_now ? mg_generation_now->outline : NULL,
@@ -238,6 +238,35 @@ static void retire(struct mg_generation *g)
     mg_vm_retire(g);
 }
 
+/* ---- Tried out. ---- */
+
+static void (*on_canary_gone)(void);
+
+static void on_canary_lost(struct mg_generation *g)
+{
+    mg_greeting_lost(g);
+    mg_generations_end_canary();
+    on_canary_gone();
+}
+
+void mg_generations_try_out(struct mg_generation *g, const struct mg_canary_terms *t, void (*gone)(void))
+{
+    on_canary_gone = gone;
+    g->state = MG_GENERATION_CANARY;
+    g->on_lost = on_canary_lost;
+    mg_canary_begin(g, t);
+    mg_vm_start(g);
+}
+
+void mg_generations_end_canary(void)
+{
+    struct mg_generation *g = mg_canary;
+
+    mg_canary_end();
+    if (g)
+        retire(g);
+}
+
 /* ---- Kept, for it may come back. ---- */
 
 void mg_generations_let_kept_go(void)
@@ -290,10 +319,14 @@ void mg_generations_put_in_force(struct mg_generation *g, bool on_probation)
     }
     if (before)
         take_kept(g);
+    bool begun = g == mg_canary;
+    if (begun)
+        mg_canary_end();
     g->state = MG_GENERATION_IN_FORCE;
     g->on_lost = on_lost;
     mg_generation_now = g;
-    mg_vm_start(g);
+    if (!begun)
+        mg_vm_start(g);
 }
 
 const char *mg_generations_fault(const struct mg_generation *g)
@@ -395,6 +428,7 @@ void mg_generations_end(void)
         put_away(mg_generation_now);
     mg_generations_forget(&rebuilt);
     mg_generations_let_kept_go();
+    mg_generations_end_canary();
     mg_generations_close_retired();
     while (closing_list) {
         struct mg_generation *g = closing_list;

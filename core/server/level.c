@@ -45,7 +45,7 @@ static const char *answer(void)
 
 const char *mg_level_ask(unsigned ticket)
 {
-    const char *word = mg_control_given();
+    const char *word = mg_control_given("level");
     enum mg_log_level level = mg_log_level;
 
     (void)ticket;

@@ -27,9 +27,13 @@ static const char help[] =
     "  moongate check [--json]      what a reload of a running moongate would change, or why it would fail\n"
     "  moongate sim FILE            try out how balancers spread requests, in simulated time (moongate sim --help)\n"
     "  moongate status [--json]     what a running moongate has open\n"
+    "  moongate generations         the last generations of a running moongate, and what became of them (--json)\n"
     "  moongate reload [--json]     load the script of a running moongate anew: in all workers, or in none\n"
-    "  moongate rollback [--json]   go back to the generation before the last reload, while that is on probation\n"
-    "  moongate promote             end the probation: the generation in force is final\n"
+    "  moongate reload --canary 5%  the same, but only this share of the exchanges begins in the new generation\n"
+    "  moongate rollback [--json]   go back to the generation before the last reload, while that is on probation;\n"
+    "                               or end what --canary tries out\n"
+    "  moongate promote             end the probation: the generation in force is final; or put in force what is\n"
+    "                               tried out\n"
     "  moongate upgrade [--json]    start the binary anew; when all of it serves, the old process finishes and ends\n"
     "  moongate log-level [LEVEL]   how much the error log of a running moongate says; with LEVEL, from now on\n"
     "  moongate drain               let a running moongate finish what is in progress, then end\n"
@@ -42,6 +46,9 @@ static const char help[] =
     "  --error-log PATH  the error log's file, instead of standard error\n"
     "  --shared SIZE     room for what workers share, such as dictionaries (default: 1G, taken as it is used)\n"
     "  --watch           reload when the script, a file that it required or a certificate changes\n"
+    "  --canary SHARE    with reload: try the new generation out, with a share like 5% or 0.05\n"
+    "  --by KEY          with --canary: of the clients, by client (address), cookie:NAME or header:NAME, instead of\n"
+    "                    exchanges by chance\n"
     "  --json            the answer as one line of JSON\n"
     "  --help, --version\n"
     "\n"
@@ -52,6 +59,7 @@ static const char help[] =
 struct line {
     struct mg_master_options master;
     const char *control;
+    const char *canary, *by; /* of reload */
     bool json;
 };
 
@@ -61,7 +69,8 @@ static const struct option options[] = {
     { "log", required_argument, NULL, 'l' },     { "error-log", required_argument, NULL, 'e' },
     { "shared", required_argument, NULL, 's' },  { "json", no_argument, NULL, 'j' },
     { "watch", no_argument, NULL, 'W' },         { "help", no_argument, NULL, 'h' },
-    { "version", no_argument, NULL, 'v' },       { 0 },
+    { "version", no_argument, NULL, 'v' },       { "canary", required_argument, NULL, 'C' },
+    { "by", required_argument, NULL, 'b' },      { 0 },
 };
 /* clang-format on */
 
@@ -160,6 +169,12 @@ static int take_option(int option, const char *given, struct line *l)
     case 'W':
         l->master.watch = true;
         return 0;
+    case 'C':
+        l->canary = optarg;
+        return 0;
+    case 'b':
+        l->by = optarg;
+        return 0;
     case ':':
         return misuse("a value is needed after", given);
     default:
@@ -209,13 +224,15 @@ static int check(const char *script)
 
 static int ask(const struct line *l, const char *command, const char *word)
 {
+    const char *key = mg_ask_word(command);
+    const struct mg_given given[] = { { "canary", l->canary }, { "by", l->by }, { key, word }, { NULL, NULL } };
     const char *path = l->control ? l->control : getenv("MOONGATE_CONTROL");
 
     if (!path && strcmp(command, "check") == 0)
         return misuse("check needs a file, moongate check gateway.lua, or a running moongate's --control PATH", NULL);
     if (!path)
         return misuse("which one? Name its control socket with --control PATH or MOONGATE_CONTROL for", command);
-    return mg_ask(path, command, word, l->json);
+    return mg_ask(path, command, given, l->json);
 }
 
 static int run(struct line *l, int count, char **words)
@@ -224,10 +241,14 @@ static int run(struct line *l, int count, char **words)
 
     if (!first)
         return misuse("a script is needed: moongate gateway.lua", NULL);
+    if ((l->canary || l->by) && strcmp(first, "reload") != 0)
+        return misuse("--canary and --by belong to reload, not to", first);
+    if (l->by && !l->canary)
+        return misuse("--by needs a share: --canary 5%", NULL);
     if (strcmp(first, "check") == 0 && count == 2)
         return check(words[1]);
     if (mg_ask_knows(first)) {
-        int most = mg_ask_takes_word(first) ? 2 : 1;
+        int most = mg_ask_word(first) ? 2 : 1;
         return count <= most ? ask(l, first, count > 1 ? words[1] : NULL) : misuse("one word too many:", words[most]);
     }
     if (count > 1)

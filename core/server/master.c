@@ -15,6 +15,7 @@
 #include <ev.h>
 
 #include "children.h"
+#include "commands.h"
 #include "control.h"
 #include "declared.h"
 #include "inherited.h"
@@ -202,6 +203,8 @@ static void on_failed(struct mg_child *c, const struct mg_letter *l)
     if (c->serves) {
         if (c->prepares)
             mg_reload_give_up(l->body);
+        else if (mg_declared_canary())
+            (void)mg_reload_end_canary(l->body);
         return;
     }
     c->told = true;
@@ -295,6 +298,8 @@ static const char *on_upgrade(unsigned ticket)
 {
     if (m.stage != RUNNING || !m.announced)
         return "moongate is starting or stopping; it can't be upgraded now";
+    if (mg_declared_canary())
+        return "a generation is tried out; promote it or roll it back first";
     return mg_upgrade_begin(ticket);
 }
 
@@ -356,72 +361,14 @@ static void catch_signals(void)
 }
 
 /* NULL: it may be. */
-static const char *why_no_reload(void)
+static const char *why_no_change(void)
 {
     if (m.stage != RUNNING)
-        return "moongate is starting or stopping; nothing is reloaded now";
+        return "moongate is starting or stopping; nothing is reloaded, promoted or taken back now";
     return mg_upgrade_under_way() ? "an upgrade is under way; ask again when it has ended" : NULL;
 }
 
-static const char *on_reload(unsigned ticket)
-{
-    const char *why = why_no_reload();
-
-    return why ? why : mg_reload_asked(ticket);
-}
-
-static const char *on_check(unsigned ticket)
-{
-    const char *why = why_no_reload();
-
-    return why ? why : mg_reload_check(ticket);
-}
-
-static const char *on_rollback(unsigned ticket)
-{
-    if (m.stage != RUNNING)
-        return "moongate is starting or stopping; nothing is taken back now";
-    if (mg_upgrade_under_way())
-        return "an upgrade is under way; ask again when it has ended";
-    if (!mg_probation_is_on())
-        return "no generation is on probation: there is none that could be put in force again";
-    return mg_reload_back(ticket, "it was asked for");
-}
-
-static const char *on_promote(unsigned ticket)
-{
-    (void)ticket;
-    return mg_probation_promote() ? mg_control_done : "no generation is on probation: the one in force is final";
-}
-
-/* What can't be now is tried again at the next look. */
-static void on_worse(const char *why)
-{
-    if (m.stage == RUNNING && !mg_upgrade_under_way() && !mg_reload_is_under_way())
-        (void)mg_reload_back(0, why);
-}
-
-static const char *on_drain(unsigned ticket)
-{
-    (void)ticket;
-    stop(true);
-    return mg_control_done;
-}
-
-static const char *on_stop(unsigned ticket)
-{
-    (void)ticket;
-    stop(false);
-    return mg_control_done;
-}
-
-static const struct mg_control_command commands[] = {
-    { "status", mg_status_ask, NULL }, { "reload", on_reload, NULL },
-    { "check", on_check, NULL },       { "rollback", on_rollback, NULL },
-    { "promote", on_promote, NULL },   { "upgrade", on_upgrade, NULL },
-    { "drain", on_drain, NULL },       { "log-level", mg_level_ask, "level" },
-    { "stop", on_stop, NULL },         { NULL, NULL, NULL },
-};
+static const struct mg_commands_events commands_events = { why_no_change, on_upgrade, stop };
 
 /* The keys of tickets are turned here too, so that a worker that is started later has the others' ones, and what is
  * over is forgotten here as well. */
@@ -480,13 +427,14 @@ int mg_master_run(const struct mg_master_options *options)
     mg_children_start(m.loop, options, &children_events);
     mg_level_start(options->log_level_given);
     mg_reload_start(m.loop);
-    mg_probation_start(m.loop, on_worse);
+    mg_probation_start(m.loop, mg_commands_on_worse);
     if (options->watch && !mg_watch_start(m.loop, reload_unasked)) {
         fprintf(stderr, "moongate: --watch: %s\n", strerror(errno));
         return 1;
     }
     int control = mg_inherited_take(MG_INHERITED_CONTROL);
-    if (options->control && (problem = mg_control_open(m.loop, options->control, control, commands, end_if_done))) {
+    if (options->control &&
+        (problem = mg_control_open(m.loop, options->control, control, mg_commands(&commands_events), end_if_done))) {
         fprintf(stderr, "moongate: %s\n", problem);
         mg_upgrade_tell_failed(problem);
         return 1;

@@ -37,6 +37,9 @@ static struct {
     bool on;
     unsigned before, now;
     double until, errors, least;
+    unsigned canary;          /* the one that is tried out; 0: none */
+    bool judged;              /* it is taken back if it is worse */
+    struct mg_tally beside;   /* what the one in force had counted when it began */
     struct mg_tally baseline; /* of before, in the last minute */
     struct record records[RECORDS];
     struct {
@@ -84,15 +87,22 @@ static bool is_worse(const char *what, double bad, double n, double other_bad, d
     return true;
 }
 
-static void judge(void)
+static struct mg_tally since(struct mg_tally t, const struct mg_tally *then)
 {
-    struct mg_tally t = mg_tally_sum(p.now);
-    double n = (double)t.exchanges, m = (double)p.baseline.exchanges;
+    t.exchanges -= then->exchanges;
+    t.failures -= then->failures;
+    t.throws -= then->throws;
+    return t;
+}
+
+static void judge(unsigned number, struct mg_tally other)
+{
+    struct mg_tally t = mg_tally_sum(number);
+    double n = (double)t.exchanges, m = (double)other.exchanges;
     char why[WHY_MOST];
 
-    if (is_worse("had hooks that threw", (double)t.throws, n, (double)p.baseline.throws, m < SUPPOSED ? SUPPOSED : m,
-                 why) ||
-        (m > 0 && is_worse("were answered with 5xx", (double)t.failures, n, (double)p.baseline.failures, m, why)))
+    if (is_worse("had hooks that threw", (double)t.throws, n, (double)other.throws, m < SUPPOSED ? SUPPOSED : m, why) ||
+        (m > 0 && is_worse("were answered with 5xx", (double)t.failures, n, (double)other.failures, m, why)))
         p.on_worse(why);
 }
 
@@ -110,13 +120,7 @@ static struct mg_tally last_minute(unsigned number)
 {
     struct mg_tally t = mg_tally_sum(number);
 
-    if (p.filled == SAMPLES) {
-        const struct mg_tally *old = &p.samples[p.next];
-        t.exchanges -= old->exchanges;
-        t.failures -= old->failures;
-        t.throws -= old->throws;
-    }
-    return t;
+    return p.filled == SAMPLES ? since(t, &p.samples[p.next]) : t;
 }
 
 static void on_look(struct ev_loop *loop, ev_timer *t, int events)
@@ -126,7 +130,9 @@ static void on_look(struct ev_loop *loop, ev_timer *t, int events)
     (void)events;
     sample();
     if (p.on)
-        judge();
+        judge(p.now, p.baseline);
+    else if (p.canary && p.judged)
+        judge(p.canary, since(mg_tally_sum(p.before), &p.beside));
     if (p.on && ev_now(p.loop) >= p.until) {
         mg_log(MG_LOG_INFO, "generation %u has passed its probation; generation %u is let go", p.now, p.before);
         mg_probation_promote();
@@ -154,6 +160,7 @@ void mg_probation_begin(unsigned before, unsigned now, const struct mg_ready *r)
     if (p.on)
         note(p.before, false);
     p.on = r->probation > 0;
+    p.canary = 0;
     p.before = before;
     p.now = now;
     p.until = ev_now(p.loop) + r->probation;
@@ -165,16 +172,40 @@ void mg_probation_begin(unsigned before, unsigned now, const struct mg_ready *r)
     note(now, false);
 }
 
+static void tell_of(unsigned from, unsigned to, const char *why)
+{
+    p.last.from = from;
+    p.last.to = to;
+    p.last.at = ev_now(p.loop);
+    snprintf(p.last.why, sizeof(p.last.why), "%s", why);
+}
+
 void mg_probation_taken_back(unsigned before, const char *why)
 {
     p.on = false;
     p.filled = p.next = 0;
     note(before, false);
     note(p.now, true);
-    p.last.from = p.now;
-    p.last.to = before;
-    p.last.at = ev_now(p.loop);
-    snprintf(p.last.why, sizeof(p.last.why), "%s", why);
+    tell_of(p.now, before, why);
+}
+
+void mg_probation_try_out(unsigned canary, const struct mg_ready *r)
+{
+    (void)mg_probation_promote();
+    p.canary = canary;
+    p.judged = r->probation > 0;
+    p.errors = r->probation_errors;
+    p.least = r->probation_least;
+    p.before = mg_declared_generation();
+    p.beside = mg_tally_sum(p.before);
+    note(canary, false);
+}
+
+void mg_probation_end_canary(const char *why)
+{
+    note(p.canary, true);
+    tell_of(p.canary, p.before, why);
+    p.canary = 0;
 }
 
 bool mg_probation_promote(void)
@@ -199,6 +230,8 @@ static const char *state_of(const struct record *r)
 {
     if (r->number == mg_declared_generation())
         return "in force";
+    if (r->number == p.canary)
+        return "canary";
     if (p.on && r->number == p.before)
         return "kept";
     return r->taken_back ? "taken back" : "retired";
@@ -232,6 +265,12 @@ size_t mg_probation_report(char *to, size_t size)
                               p.until - ev_now(p.loop), p.before);
         n += put_counts(to + n, size - n, p.baseline);
         n += (size_t)snprintf(to + n, size - n, "}");
+    }
+    if (p.canary) {
+        char terms[MG_CANARY_NAME_MOST + 64];
+        mg_canary_print(mg_declared_terms(), terms, sizeof(terms));
+        n += (size_t)snprintf(to + n, size - n, ",\"canary\":{\"generation\":%u,\"share\":%g,\"of\":\"%s\"}", p.canary,
+                              mg_declared_terms()->share, terms);
     }
     if (p.last.from)
         n += (size_t)snprintf(to + n, size - n,

@@ -21,8 +21,9 @@ static struct {
     bool again;      /* it was asked for meanwhile */
     unsigned ticket; /* of the control socket's question; 0: nobody waits */
     double began;
-    bool back;  /* it takes back the one before */
-    bool check; /* all but the last step, which changes something */
+    bool back;                    /* it takes back the one before */
+    bool check;                   /* all but the last step, which changes something */
+    struct mg_canary_terms terms; /* a share above 0: it is tried out */
     char why[512];
     struct mg_ready *ready;  /* what the first worker said that was ready */
     ev_timer soon, patience; /* soon: to begin, from the loop */
@@ -56,6 +57,7 @@ static void end(void (*reply)(unsigned ticket, const char *text), const char *te
     if (!r.check)
         mg_notify_ready("Generation %u serves in %u workers", mg_declared_generation(), mg_children_serving());
     r.active = r.committed = r.again = r.back = r.check = false;
+    r.terms.share = 0;
     r.ticket = 0;
     reply(ticket, text);
     if (again)
@@ -122,12 +124,19 @@ static void tell(void)
     unsigned number = r.check ? mg_declared_next() : mg_declared_generation();
     unsigned serving = mg_children_serving();
     double took = ev_now(r.loop) - r.began;
-    char what[128];
+    char what[256], terms[MG_CANARY_NAME_MOST + 96];
+    const char *state = r.check ? "would be ready" : "is in force";
 
     if (!text)
         text = "what has changed is not known, since worker 0 was not there";
-    snprintf(what, sizeof(what), "generation %u %s in %u worker%s after %.0f ms", number,
-             r.check ? "would be ready" : "is in force", serving, serving == 1 ? "" : "s", took * 1000);
+    if (r.terms.share > 0) {
+        number = mg_declared_canary();
+        size_t n = (size_t)snprintf(terms, sizeof(terms), "is tried out with ");
+        mg_canary_print(&r.terms, terms + n, sizeof(terms) - n);
+        state = terms;
+    }
+    snprintf(what, sizeof(what), "generation %u %s in %u worker%s after %.0f ms", number, state, serving,
+             serving == 1 ? "" : "s", took * 1000);
     log_lines(MG_LOG_INFO, what, text);
     size_t n = (size_t)snprintf(answer, sizeof(answer),
                                 "{\"generation\":%u,\"workers\":%u,\"seconds\":%.4f,\"summary\":\"%s\",", number,
@@ -205,6 +214,23 @@ static void commit(void)
     tell_if_all_committed();
 }
 
+static void begin_canary(void)
+{
+    const char *why;
+
+    if (!mg_declared_try(r.ready, &why) || !mg_declared_begin_canary(r.ready, &r.terms, &why)) {
+        mg_reload_give_up(why);
+        return;
+    }
+    ev_timer_stop(r.loop, &r.patience);
+    r.committed = true;
+    mg_probation_try_out(mg_declared_canary(), r.ready);
+    for (unsigned i = 0; i < mg_children.count; i++)
+        if (mg_children.all[i].pid && mg_children.all[i].ready)
+            mg_child_try_out(&mg_children.all[i], &r.terms);
+    tell_if_all_committed();
+}
+
 static void end_check(void)
 {
     const char *why;
@@ -225,6 +251,8 @@ static void on_all_prepared(void)
         mg_reload_give_up("the script was edited while the workers loaded it; reload once more");
     else if (r.check)
         end_check();
+    else if (r.terms.share > 0)
+        begin_canary();
     else
         commit();
 }
@@ -286,9 +314,50 @@ const char *mg_reload_back(unsigned ticket, const char *why)
     r.committed = r.back = true;
     for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
         if (mg_children.all[i].pid && !mg_children.all[i].leaves)
-            mg_child_go_back(&mg_children.all[i]);
+            mg_child_put_in_force(&mg_children.all[i], MG_WORD_BACK);
     mg_children_recount();
     return NULL;
+}
+
+/* ---- What is tried out. ---- */
+
+const char *mg_reload_promote(unsigned ticket)
+{
+    unsigned before = mg_declared_generation();
+    const char *why;
+
+    if (r.active)
+        return "a reload is under way; ask again when it has ended";
+    if (!mg_declared_take_canary(&why))
+        return why;
+    begin(ticket, false);
+    r.committed = true;
+    r.ready = mg_declared_copy(mg_declared_now());
+    mg_level_follow();
+    mg_probation_begin(before, mg_declared_generation(), mg_declared_now());
+    for (unsigned i = 0; i < MG_WORKERS_MAX; i++)
+        if (mg_children.all[i].pid && !mg_children.all[i].leaves)
+            mg_child_put_in_force(&mg_children.all[i], MG_WORD_COMMIT);
+    mg_children_recount();
+    return NULL;
+}
+
+const char *mg_reload_end_canary(const char *why)
+{
+    static char answer[256];
+    unsigned canary = mg_declared_canary();
+
+    if (r.active)
+        return "a reload is under way; ask again when it has ended";
+    mg_declared_forget_canary();
+    mg_probation_end_canary(why);
+    mg_children_tell(MG_WORD_ABANDON);
+    mg_log(MG_LOG_WARN, "generation %u is tried out no more, and generation %u serves all: %s", canary,
+           mg_declared_generation(), why);
+    snprintf(answer, sizeof(answer),
+             "{\"generation\":%u,\"summary\":\"generation %u is tried out no more, and generation %u serves all\"}",
+             mg_declared_generation(), canary, mg_declared_generation());
+    return mg_control_done_with(answer);
 }
 
 /* ---- News. ---- */
@@ -329,6 +398,8 @@ bool mg_reload_is_under_way(void)
 
 static const char *ask(unsigned ticket, bool check)
 {
+    if (mg_declared_canary())
+        return "a generation is tried out; promote it or roll it back first";
     if (r.active)
         return r.check ? "a check is under way; ask again when it has ended"
                        : "another reload is under way; ask again when it has ended";
@@ -341,6 +412,15 @@ const char *mg_reload_asked(unsigned ticket)
     return ask(ticket, false);
 }
 
+const char *mg_reload_try_out(unsigned ticket, const struct mg_canary_terms *t)
+{
+    const char *why = ask(ticket, false);
+
+    if (!why)
+        r.terms = *t;
+    return why;
+}
+
 const char *mg_reload_check(unsigned ticket)
 {
     return ask(ticket, true);
@@ -348,8 +428,10 @@ const char *mg_reload_check(unsigned ticket)
 
 void mg_reload_unasked(void)
 {
-    if (r.active)
+    if (r.active && r.terms.share <= 0)
         r.again = true;
+    else if (r.active || mg_declared_canary())
+        mg_log(MG_LOG_WARN, "nothing is reloaded while a generation is tried out; promote it or roll it back first");
     else
         begin(0, false);
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "canary.h"
 #include "coding.h"
 #include "dial.h"
 #include "engine.h"
@@ -26,7 +27,9 @@ enum { BEHIND_MOST = 64 };     /* bytes behind the upstreams */
 
 static size_t report_generation(char *to, size_t size, const struct mg_generation *g)
 {
-    static const char *const states[] = { "loading", "ready", "in force", "kept", "retired", "cut", "failed" };
+    static const char *const states[] = {
+        "loading", "ready", "canary", "in force", "kept", "retired", "cut", "failed"
+    };
     bool old = g->state == MG_GENERATION_RETIRED || g->state == MG_GENERATION_CUT;
 
     char policies[POLICIES_MOST];
@@ -59,6 +62,8 @@ static size_t report_worker(char *to, size_t size, int number, const struct mg_g
     add_counts(&s, now);
     if (mg_generations_kept())
         add_counts(&s, mg_generations_kept());
+    if (mg_canary)
+        add_counts(&s, mg_canary);
     for (const struct mg_generation *g = mg_generations_retired(); g; g = g->next)
         add_counts(&s, g);
     return (size_t)snprintf(
@@ -101,6 +106,10 @@ size_t mg_report(char *to, size_t size, int number, const struct mg_generation *
     if (mg_generations_kept()) {
         to[n++] = ',';
         n += report_generation(to + n, size - n, mg_generations_kept());
+    }
+    if (mg_canary) {
+        to[n++] = ',';
+        n += report_generation(to + n, size - n, mg_canary);
     }
     for (const struct mg_generation *g = mg_generations_retired(); g && told < REPORTED_MOST; g = g->next, told++) {
         to[n++] = ',';

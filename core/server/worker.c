@@ -154,37 +154,49 @@ static void prepare(unsigned number)
 
 /* ---- Commit. ---- */
 
-/* It is kept in the other workers already. */
-static void on_former_ready(struct mg_generation *g, enum mg_status status)
+/* Its VM was lost: here it is tried out no more, and the master must hear of it. */
+static void on_canary_lost(void)
+{
+    static const char why[] = "a run of it overran cpu_budget or memory_limit and did not stop; the log says more";
+
+    mg_channel_send(w.options->channel, MG_WORD_FAILED, why, sizeof(why) - 1, NULL, 0);
+}
+
+/* The one beside: in the other workers it is kept, or tried out, already. */
+static void on_beside_ready(struct mg_generation *g, enum mg_status status)
 {
     if (status != MG_OK) {
         mg_generations_forget(&w.candidate);
         return;
     }
     w.candidate = NULL;
-    mg_generations_keep(g);
+    if (w.options->canary.share > 0)
+        mg_generations_try_out(g, &w.options->canary, on_canary_lost);
+    else
+        mg_generations_keep(g);
 }
 
-static void on_former_loaded(struct mg_generation *g, enum mg_status status, mg_slice problem)
+static void on_beside_loaded(struct mg_generation *g, enum mg_status status, mg_slice problem)
 {
     if (status == MG_OK) {
         mg_vm_init(g);
         return;
     }
-    mg_log(MG_LOG_WARN, "the generation of before can't be loaded: %.*s", (int)problem.len, problem.ptr);
+    mg_log(MG_LOG_WARN, "generation %u can't be loaded beside the one in force: %.*s", g->number, (int)problem.len,
+           problem.ptr);
     mg_generations_forget(&w.candidate);
 }
 
-static void load_former(void)
+static void load_beside(void)
 {
     mg_slice problem;
 
-    w.candidate = mg_generations_load(w.options->former, on_former_loaded, on_former_ready, &problem);
+    w.candidate = mg_generations_load(w.options->beside, on_beside_loaded, on_beside_ready, &problem);
 }
 
 static void commit(const struct mg_letter *l)
 {
-    struct mg_generation *g = w.candidate;
+    struct mg_generation *g = mg_canary ? mg_canary : w.candidate;
     bool begins = !mg_generation_now;
 
     if (!g || !mg_listeners_take(g, l)) {
@@ -200,8 +212,21 @@ static void commit(const struct mg_letter *l)
     mg_generations_let_kept_go();
     mg_generations_put_in_force(g, g->settings.probation > 0);
     mg_channel_send(w.options->channel, MG_WORD_IN_FORCE, NULL, 0, NULL, 0);
-    if (begins && w.options->former)
-        load_former();
+    if (begins && w.options->beside)
+        load_beside();
+}
+
+static void try_out(const struct mg_letter *l)
+{
+    struct mg_canary_terms terms;
+
+    if (l->len != sizeof(terms) || !w.candidate)
+        return;
+    memcpy(&terms, l->body, sizeof(terms));
+    struct mg_generation *g = w.candidate;
+    w.candidate = NULL;
+    mg_generations_try_out(g, &terms, on_canary_lost);
+    mg_channel_send(w.options->channel, MG_WORD_IN_FORCE, NULL, 0, NULL, 0);
 }
 
 /* ---- Back. ---- */
@@ -284,6 +309,9 @@ static void hear(const struct mg_letter *l)
     case MG_WORD_COMMIT:
         commit(l);
         return;
+    case MG_WORD_CANARY:
+        try_out(l);
+        return;
     case MG_WORD_BACK:
         go_back(l);
         return;
@@ -292,6 +320,7 @@ static void hear(const struct mg_letter *l)
         return;
     case MG_WORD_ABANDON:
         mg_generations_forget(&w.candidate);
+        mg_generations_end_canary();
         return;
     case MG_WORD_STATUS:
         report();

@@ -36,15 +36,16 @@ _moongate()
     case $before in
     --log) mapfile -t COMPREPLY < <(compgen -W 'debug info warn error none' -- "$word") ;;
     log-level) mapfile -t COMPREPLY < <(compgen -W 'debug info warn error none default' -- "$word") ;;
-    --workers|--shared) ;;
+    --workers|--shared|--canary) ;;
+    --by) mapfile -t COMPREPLY < <(compgen -W 'client cookie: header:' -- "$word") ;;
     --control|--error-log) compopt -o filenames 2>/dev/null; mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     *)
         if [[ $word == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W '--workers --control --log --error-log --shared --watch --json --help
-                --version' -- "$word")
+            mapfile -t COMPREPLY < <(compgen -W '--workers --control --log --error-log --shared --watch --canary --by --json
+                --help --version' -- "$word")
         else
             compopt -o filenames 2>/dev/null
-            mapfile -t COMPREPLY < <(compgen -W 'check sim status reload rollback promote upgrade log-level
+            mapfile -t COMPREPLY < <(compgen -W 'check sim status generations reload rollback promote upgrade log-level
                 drain stop' -- "$word"; compgen -f -- "$word")
         fi ;;
     esac

@@ -1,7 +1,7 @@
 #compdef moongate
 
 local -a verbs
-verbs=(check sim status reload rollback promote upgrade log-level drain stop)
+verbs=(check sim status generations reload rollback promote upgrade log-level drain stop)
 if [[ $words[2] == sim ]]; then
     _arguments \
         '--upstream[which upstream]:name:' \
@@ -53,6 +53,8 @@ _arguments \
     '--error-log[the file of the error log]:path:_files' \
     '--shared[room for what workers share]:size:' \
     '--watch[reload when files change]' \
+    '--canary[reload: try it out with a share]:share:' \
+    '--by[canary: a share of the clients by a key]:key:(client cookie\: header\:)' \
     '--json[the answer as one line of JSON]' \
     '--help[print the usage]' \
     '--version[print the version]' \
