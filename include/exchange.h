@@ -34,6 +34,16 @@ struct mg_attempt {
     bool bad;                /* the answer's status counts as a failure of the peer */
 };
 
+/* Of a request that pauses between its tries, or whose upstream bounds the time of them all. */
+struct mg_series {
+    struct mg_exchange *exchange;
+    struct mg_timeout total; /* of all tries */
+    double ends;             /* when it is over; 0: never */
+    bool over;               /* it is */
+    bool resting;            /* between two tries: what is left of the last one is gone */
+    struct mg_alarm *pause;  /* until then */
+};
+
 struct mg_exchange {
     mg_view view; /* first: the seam casts between the two */
     unsigned magic;
@@ -67,6 +77,7 @@ struct mg_exchange {
     struct mg_message request, response;
     struct mg_flow in, out; /* the request's body, the response's */
     struct mg_attempt attempt;
+    struct mg_series *series; /* in the arena; NULL: not needed so far */
     struct mg_tried tried;
     struct mg_wait forward;     /* the fiber's ticket */
     struct mg_timeout patience; /* in the queue */

@@ -8,8 +8,8 @@
 int mg_forward_identify(struct mg_exchange *x);
 /* Takes hop-by-hop fields off the request and says who asked (X-Forwarded-*, Forwarded, Via). */
 void mg_forward_request(struct mg_exchange *x);
-/* The head of one try: x's request with its present method and target, in a->head. */
-void mg_forward_attempt(struct mg_exchange *x);
+/* The head of one try at p: x's request with its present method and target. */
+void mg_forward_attempt(struct mg_exchange *x, const struct mg_peer *p, struct mg_message *head);
 /* The peer's response, for policies and the client: hop-by-hop fields off, Date on. */
 void mg_forward_response(struct mg_exchange *x);
 

@@ -43,6 +43,11 @@ struct mg_watch {
     struct mg_news *news;       /* of its generation; NULL: of none */
 };
 
+/* What became of requests beyond their first tries, of all workers. */
+struct mg_upstream_counts {
+    uint64_t retries;
+};
+
 /* Which peers an exchange has tried already. */
 struct mg_tried {
     struct mg_peer *peers[MG_TRIED_MAX];
@@ -89,3 +94,9 @@ void mg_peer_forget_slot(unsigned slot);
  * when a peer dies can all be tried again. True: the upstream's breaker must be asked (breaker.h). */
 bool mg_upstream_request(struct mg_upstream *u);
 bool mg_upstream_may_retry(struct mg_upstream *u);
+/* In shared memory: by mg_upstream_count_one() alone. */
+struct mg_upstream_counts *mg_upstream_counts(const struct mg_upstream *u);
+static inline void mg_upstream_count_one(uint64_t *count)
+{
+    __atomic_fetch_add(count, 1, __ATOMIC_RELAXED);
+}

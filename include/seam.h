@@ -604,7 +604,12 @@ typedef struct mg_upstream_spec {
     uint32_t retry_on; /* 1 << mg_failure */
     uint32_t retry_status_count;
     uint16_t retry_status[16];
-    double retry_budget; /* retries a request, at most, over time */
+    double retry_budget;         /* retries a request, at most, over time */
+    double backoff, max_backoff; /* seconds before another try at most, the first time and ever; 0: none */
+    double retry_after;          /* how long a Retry-After is waited for; below 0: it is not looked at */
+    double total_timeout;        /* of all tries of a request; 0: none */
+    uint32_t retry_body;         /* bytes of a request's body that are kept for another try */
+    bool non_idempotent;         /* methods that are not idempotent are tried again, too */
     double connect_timeout, response_timeout, read_timeout, send_timeout, timeout;
     double keepalive_timeout, queue_timeout;
     uint32_t rise, fall; /* checks in a row; 0: there are none */

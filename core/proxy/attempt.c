@@ -1,19 +1,20 @@
 /* attempt.c - one try of an exchange at one peer.
  *
- * The steps from BALANCE to RETRY, and the news of the origin's side. A try
- * that failed may be repeated only while the client has seen nothing and the
- * request can be sent again: nothing of its body was passed on. */
+ * The steps from BALANCE to WAIT, and the news of the origin's side. What
+ * becomes of a try that failed is for retry.c to say. */
 #include "attempt.h"
 
 #include <assert.h>
 
 #include "breaker.h"
-#include "ejection.h"
 #include "engine.h"
 #include "forward.h"
 #include "health.h"
+#include "in_flight.h"
 #include "log.h"
 #include "queue.h"
+
+static const char OUT_OF_TIME[] = "all tries together took longer than total_timeout";
 
 static const mg_upstream_spec *spec_of(const struct mg_exchange *x)
 {
@@ -22,26 +23,34 @@ static const mg_upstream_spec *spec_of(const struct mg_exchange *x)
 
 /* ---- Beginning and ending a try. ---- */
 
-static void release_peer(struct mg_exchange *x, bool failed, double latency)
+void mg_attempt_release(struct mg_exchange *x, bool failed, double latency)
 {
     struct mg_attempt *a = &x->attempt;
-    struct mg_peer *p = a->peer;
 
-    if (!p)
+    if (!a->peer)
         return;
-    struct mg_upstream *u = p->upstream;
-    failed = failed || a->bad;
-    mg_peer_end(p, failed, latency);
-    if (failed)
-        mg_ejection_failed(p);
-    if (p->guarded)
-        mg_breaker_ended(u, failed ? MG_OUTCOME_FAILED : latency >= 0 ? MG_OUTCOME_GOOD : MG_OUTCOME_UNKNOWN);
+    mg_in_flight_end(a->peer, failed || a->bad, latency);
     a->peer = NULL;
-    if (mg_queued)
-        mg_queue_call(u);
+}
+
+static void forget_series(struct mg_series *r)
+{
+    mg_timeout_clear(&r->total);
+    r->ends = 0;
+    r->over = false;
+    if (r->pause)
+        mg_alarm_free(r->pause);
+    r->pause = NULL;
 }
 
 void mg_attempt_abandon(struct mg_exchange *x)
+{
+    mg_attempt_drop(x);
+    if (x->series)
+        forget_series(x->series);
+}
+
+void mg_attempt_drop(struct mg_exchange *x)
 {
     struct mg_attempt *a = &x->attempt;
 
@@ -56,7 +65,7 @@ void mg_attempt_abandon(struct mg_exchange *x)
         a->stream = NULL;
         s->ops->reset(s, MG_WHY_CANCELLED);
     }
-    release_peer(x, false, -1);
+    mg_attempt_release(x, false, -1);
 }
 
 /* The request's body goes nowhere any more. */
@@ -190,7 +199,7 @@ static void on_end(struct mg_stream *s, enum mg_why why)
     mg_timeout_clear(&a->total);
     if (why == MG_WHY_COMPLETE) {
         x->out.from = NULL;
-        release_peer(x, false, a->latency);
+        mg_attempt_release(x, false, a->latency);
         if (!x->client)
             mg_engine_run(x); /* only the rest of its request was still on the way */
         return;
@@ -205,7 +214,7 @@ static void on_end(struct mg_stream *s, enum mg_why why)
         if (!x->bytes)
             mg_log(MG_LOG_WARN, "peer %.*s: the response broke off: %s", (int)a->peer->name.len, a->peer->name.ptr,
                    text);
-        release_peer(x, !x->bytes, -1);
+        mg_attempt_release(x, !x->bytes, -1);
         mg_flow_cut(&x->out);
     }
     mg_engine_run(x);
@@ -230,10 +239,10 @@ static void on_dialled(struct mg_dial *d, struct mg_stream *s, enum mg_failure f
     mg_engine_run(x);
 }
 
-static void on_total(struct mg_timeout *t)
+/* Whatever the try is at, it has no more time. */
+static void run_out(struct mg_exchange *x, const char *text)
 {
-    struct mg_attempt *a = MG_HOLDER(t, struct mg_attempt, total);
-    struct mg_exchange *x = MG_HOLDER(a, struct mg_exchange, attempt);
+    struct mg_attempt *a = &x->attempt;
     bool answered = a->answered;
 
     if (a->dial.work)
@@ -245,12 +254,52 @@ static void on_total(struct mg_timeout *t)
     }
     stop_upload(x);
     if (!answered) {
-        fail_try(x, MG_FAIL_TIMEOUT, "the attempt took longer than its timeout");
+        fail_try(x, MG_FAIL_TIMEOUT, text);
     } else {
-        release_peer(x, true, -1);
+        mg_attempt_release(x, true, -1);
         mg_flow_cut(&x->out);
     }
     mg_engine_run(x);
+}
+
+static void on_total(struct mg_timeout *t)
+{
+    struct mg_attempt *a = MG_HOLDER(t, struct mg_attempt, total);
+
+    run_out(MG_HOLDER(a, struct mg_exchange, attempt), "the attempt took longer than its timeout");
+}
+
+static void on_series_total(struct mg_timeout *t)
+{
+    struct mg_series *r = MG_HOLDER(t, struct mg_series, total);
+
+    r->over = true;
+    if (r->pause)
+        mg_alarm_free(r->pause);
+    r->pause = NULL;
+    run_out(r->exchange, OUT_OF_TIME);
+}
+
+struct mg_series *mg_attempt_series(struct mg_exchange *x)
+{
+    if (!x->series) {
+        x->series = mg_arena_zeroed(x->arena, sizeof(*x->series));
+        if (x->series)
+            x->series->exchange = x;
+    }
+    return x->series;
+}
+
+/* From the first try on. */
+static void bound_series(struct mg_exchange *x, double seconds)
+{
+    struct mg_series *r = mg_attempt_series(x);
+
+    if (!r || r->ends > 0)
+        return;
+    r->ends = mg_clock_now() + seconds;
+    r->total.fire = on_series_total;
+    mg_timeout_set(&r->total, mg_clock_queue(seconds));
 }
 
 /* ---- The steps. ---- */
@@ -285,12 +334,12 @@ static void begin_try(struct mg_exchange *x, struct mg_peer *p)
     x->view.tries++;
     if (x->tried.count < MG_TRIED_MAX)
         x->tried.peers[x->tried.count++] = p;
-    mg_peer_begin(p);
-    if (p->guarded)
-        mg_breaker_began(p->upstream);
+    mg_in_flight_begin(p);
     a->total.fire = on_total;
     if (total > 0 && !x->bytes)
         mg_timeout_set(&a->total, mg_clock_queue(total));
+    if (spec_of(x)->total_timeout > 0 && !x->bytes)
+        bound_series(x, spec_of(x)->total_timeout);
 }
 
 static enum mg_next no_peer(struct mg_exchange *x, bool full)
@@ -335,6 +384,8 @@ enum mg_next mg_attempt_balance(struct mg_exchange *x)
     if (x->failed || x->answered)
         return mg_engine_after_hooks(x, MG_STEP_RESPONSE);
 
+    if (x->series && x->series->over)
+        return mg_engine_fail(x, 504, OUT_OF_TIME);
     struct mg_peer *p = a->picked ? a->picked : mg_peer_pick(x->view.upstream, &x->tried, &full);
     if (!p)
         return no_peer(x, full);
@@ -371,7 +422,7 @@ enum mg_next mg_attempt_send(struct mg_exchange *x)
     struct mg_attempt *a = &x->attempt;
 
     if (!x->view.attempt) {
-        mg_forward_attempt(x);
+        mg_forward_attempt(x, a->peer, &a->head);
         x->view.attempt = &a->head;
     }
     if (mg_engine_hooks(x, MG_PHASE_ATTEMPT) == MG_PARK)
@@ -388,6 +439,8 @@ enum mg_next mg_attempt_send(struct mg_exchange *x)
     a->sent = true;
     a->reused = a->stream->reused;
     x->in.to = a->stream;
+    if (x->in.keep)
+        x->in.keep = spec_of(x)->retry_body;
     x->client->relaying = !x->in.whole;
     x->out.from = a->stream;
     a->stream->ops->send_head(a->stream, &a->head, bodiless);
@@ -444,121 +497,4 @@ enum mg_next mg_attempt_wait(struct mg_exchange *x)
     if (a->answered)
         return mg_go(x, MG_STEP_RESPONSE);
     return a->failure ? mg_go(x, MG_STEP_RETRY) : MG_PARK;
-}
-
-/* Can the request be sent once more, to the byte? */
-static bool is_replayable(const struct mg_exchange *x)
-{
-    if (x->view.head_sent || x->in.consumed || x->in.at_work)
-        return false;
-    return !x->attempt.sent || x->in.arrived == x->in.kept.bytes + x->in.held.bytes;
-}
-
-/* RFC 9110 9.2.2: what the origin may have acted on is repeated only if acting twice is the same. */
-static bool is_safe_to_repeat(const struct mg_exchange *x)
-{
-    return !x->attempt.sent || x->attempt.refused || mg_method_is_idempotent(x->view.method);
-}
-
-static bool has_untried_peer(const struct mg_exchange *x)
-{
-    for (int i = 0, count = mg_upstream_count(x->view.upstream); i < count; i++)
-        if (mg_peer_may(mg_upstream_peer(x->view.upstream, i), &x->tried))
-            return true;
-    return false;
-}
-
-static bool may_retry(struct mg_exchange *x)
-{
-    const mg_upstream_spec *spec = spec_of(x);
-    unsigned attempts = x->route->attempts ? x->route->attempts : spec->attempts;
-    bool again = x->retry_known ? x->retry_again : (spec->retry_on >> x->attempt.failure & 1) && is_safe_to_repeat(x);
-
-    if (!again || !is_replayable(x) || x->view.tries >= attempts || !has_untried_peer(x))
-        return false;
-    if (spec->breaker.on && !mg_breaker_is_closed(x->view.upstream))
-        return false;
-    /* The budget bounds the load that retries add. A try whose request never went out has added none. */
-    return !x->attempt.sent || mg_upstream_may_retry(x->view.upstream);
-}
-
-static enum mg_next try_again(struct mg_exchange *x)
-{
-    struct mg_attempt *a = &x->attempt;
-
-    mg_attempt_abandon(x);
-    a->failure = MG_FAIL_NONE;
-    a->answered = false;
-    x->view.response = NULL;
-    x->view.status = 0;
-    x->view.from_peer = 0;
-    x->retry_known = false;
-    mg_flow_rewind(&x->in);
-    mg_flow_reset(&x->out);
-    mg_engine_again(x, MG_PHASE_BALANCE);
-    mg_engine_again(x, MG_PHASE_ATTEMPT);
-    mg_engine_again(x, MG_PHASE_RETRY);
-    return mg_go(x, MG_STEP_BALANCE);
-}
-
-/* A kept connection that its peer closed meanwhile is no failure of the peer: the same once more, on a fresh one. */
-static enum mg_next try_fresh(struct mg_exchange *x)
-{
-    struct mg_peer *same = x->attempt.peer;
-
-    release_peer(x, false, -1);
-    x->attempt.fresh = true;
-    x->view.tries--;
-    x->tried.count--;
-    enum mg_next next = try_again(x);
-    if (mg_wants(x, MG_PHASE_BALANCE))
-        x->entered |= 1u << MG_PHASE_BALANCE; /* it has spoken */
-    x->attempt.picked = same;
-    return next;
-}
-
-static enum mg_next give_up(struct mg_exchange *x)
-{
-    struct mg_attempt *a = &x->attempt;
-
-    switch (a->failure) {
-    case MG_FAIL_STATUS:
-        a->failure = MG_FAIL_NONE; /* the last answer stands */
-        return mg_go(x, MG_STEP_RESPONSE);
-    case MG_FAIL_CONNECT_TIMEOUT:
-    case MG_FAIL_TIMEOUT:
-        mg_attempt_abandon(x);
-        return mg_engine_fail(x, 504, a->text);
-    case MG_FAIL_BUSY:
-        mg_attempt_abandon(x);
-        return mg_engine_fail(x, 503, a->text);
-    case MG_FAIL_NONE:
-    case MG_FAIL_CONNECT:
-    case MG_FAIL_TLS:
-    case MG_FAIL_RESET:
-    case MG_FAIL_MALFORMED:
-        break;
-    }
-    mg_attempt_abandon(x);
-    return mg_engine_fail(x, 502, a->text);
-}
-
-enum mg_next mg_attempt_retry(struct mg_exchange *x)
-{
-    struct mg_attempt *a = &x->attempt;
-
-    if (a->stale && (a->reused || a->refused) && !a->fresh && is_replayable(x) && is_safe_to_repeat(x))
-        return try_fresh(x);
-    if (a->failure != MG_FAIL_STATUS && a->peer) {
-        mg_log(MG_LOG_WARN, "peer %.*s: %s (try %u)", (int)a->peer->name.len, a->peer->name.ptr, a->text,
-               x->view.tries);
-        release_peer(x, true, -1);
-    }
-    if (mg_engine_hooks(x, MG_PHASE_RETRY) == MG_PARK)
-        return MG_PARK;
-    if (x->failed || x->answered) {
-        mg_attempt_abandon(x);
-        return mg_engine_after_hooks(x, MG_STEP_RESPONSE);
-    }
-    return may_retry(x) ? try_again(x) : give_up(x);
 }

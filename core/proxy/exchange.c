@@ -11,6 +11,7 @@
 #include "engine.h"
 #include "forward.h"
 #include "log.h"
+#include "retry.h"
 #include "tls.h"
 
 /* How much of a request's body is kept (by reference) for another try, until there is an answer. */
@@ -585,7 +586,7 @@ static const struct mg_step_entry way[MG_STEP_COUNT] = {
     [MG_STEP_CONNECT] = { "connect", step_connect },
     [MG_STEP_ATTEMPT] = { "attempt", step_attempt },
     [MG_STEP_WAIT] = { "wait", step_wait },
-    [MG_STEP_RETRY] = { "retry", mg_attempt_retry },
+    [MG_STEP_RETRY] = { "retry", mg_retry },
     [MG_STEP_ERROR] = { "error", step_error },
     [MG_STEP_RESPONSE] = { "response", step_response },
     [MG_STEP_RETURN] = { "return", step_return },

@@ -177,10 +177,8 @@ static mg_slice present_target(struct mg_exchange *x)
     return (mg_slice){ both, (uint32_t)(to - both) };
 }
 
-static mg_slice peer_host(const struct mg_exchange *x)
+static mg_slice peer_host(const struct mg_peer *p)
 {
-    const struct mg_peer *p = x->attempt.peer;
-
     return p && mg_host_is_valid(p->name) ? p->name : MG_LIT("localhost");
 }
 
@@ -191,10 +189,8 @@ static bool has_own_fields(const struct mg_exchange *x)
            !mg_message_has(&x->request, MG_FIELD_HOST) || mg_message_has(&x->request, MG_FIELD_EXPECT);
 }
 
-void mg_forward_attempt(struct mg_exchange *x)
+void mg_forward_attempt(struct mg_exchange *x, const struct mg_peer *p, struct mg_message *head)
 {
-    struct mg_message *head = &x->attempt.head;
-
     if (x->bytes) {
         *head = x->request;
         return;
@@ -207,7 +203,7 @@ void mg_forward_attempt(struct mg_exchange *x)
     head->target = present_target(x);
     /* RFC 9112 3.2: a request of HTTP/1.1 names a host, whatever the client's version let it leave out. */
     if (!mg_message_has(head, MG_FIELD_HOST))
-        (void)!mg_message_push(head, mg_field_name(MG_FIELD_HOST), peer_host(x), MG_FIELD_HOST);
+        (void)!mg_message_push(head, mg_field_name(MG_FIELD_HOST), peer_host(p), MG_FIELD_HOST);
     if (x->protocol.len)
         (void)!mg_message_push(head, mg_field_name(MG_FIELD_UPGRADE), x->protocol, MG_FIELD_UPGRADE);
     if (mg_forward_has_messages(x))

@@ -179,6 +179,8 @@ void mg_upstream_default(mg_upstream_spec *spec)
         .retry_status_count = 2,
         .retry_status = { 502, 503 },
         .retry_budget = 0.2,
+        .retry_after = 1,
+        .retry_body = 64 * 1024,
         .connect_timeout = 3,
         .response_timeout = 60,
         .read_timeout = 60,

@@ -50,9 +50,9 @@ static size_t report_head(struct mg_upstream *u, char *to)
     n += mg_text_put_json(to + n, mg_upstream_spec_of(u)->name);
     return n + (size_t)snprintf(to + n, ROOM - n,
                                 "\",\"peers\":%u,\"healthy\":%u,\"ejected\":%u,\"draining\":%u,\"panic\":%s,"
-                                "\"breaker\":\"%s\",\"out\":[",
+                                "\"breaker\":\"%s\",\"retries\":%llu,\"out\":[",
                                 c.peers, c.healthy, c.ejected, c.draining, mg_upstream_panics(u) ? "true" : "false",
-                                mg_breaker_word(u));
+                                mg_breaker_word(u), (unsigned long long)mg_upstream_counts(u)->retries);
 }
 
 size_t mg_health_report(struct mg_upstream *u, char *to, size_t size)

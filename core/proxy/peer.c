@@ -41,6 +41,7 @@ struct upstream_state {
     uint64_t cursor;  /* of the round robin, over all workers */
     uint32_t version; /* health and draining have changed */
     uint32_t panic;   /* it was told of */
+    struct mg_upstream_counts counts;
 };
 
 struct mg_upstream {
@@ -714,4 +715,9 @@ bool mg_upstream_may_retry(struct mg_upstream *u)
         return false;
     u->budget -= 1;
     return true;
+}
+
+struct mg_upstream_counts *mg_upstream_counts(const struct mg_upstream *u)
+{
+    return &u->state->counts;
 }

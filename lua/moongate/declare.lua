@@ -137,6 +137,7 @@ local upstream_numbers = {
   read_timeout = seconds(),
   send_timeout = seconds(),
   timeout = seconds(),
+  total_timeout = seconds(),
   keepalive_timeout = seconds(),
   queue_timeout = seconds(),
 }
@@ -180,6 +181,13 @@ local retry_keys = {
   attempts = count { min = 1, max = 16 },
   on = schema.table { expect = 'a list of failures and statuses like { "connect", "reset", 502 }' },
   budget = schema.number { max = 1000 },
+  backoff = seconds(),
+  max_backoff = seconds(),
+  retry_after = schema.any("a number of seconds, 0 or more, or false", function(value)
+    if value == false or type(value) == "number" and value >= 0 and value <= 1e9 then return value end
+  end),
+  body = size { max = 2 ^ 28 },
+  non_idempotent = schema.flag(),
 }
 
 -- ---- Helpers of all. ----
@@ -244,6 +252,14 @@ local function read_retry(spec, given, fail)
   local read = schema.read(given, retry_keys, function(message) fail("retry: " .. message) end)
   if read.attempts then spec.attempts = read.attempts end
   if read.budget then spec.retry_budget = read.budget end
+  spec.backoff = read.backoff or 0
+  spec.max_backoff = read.max_backoff or 10 * spec.backoff
+  if spec.max_backoff < spec.backoff then
+    fail(("retry: max_backoff (%g s) is less than backoff (%g s)"):format(spec.max_backoff, spec.backoff))
+  end
+  if read.retry_after ~= nil then spec.retry_after = read.retry_after or -1 end
+  if read.body then spec.retry_body = read.body end
+  spec.non_idempotent = read.non_idempotent or false
   if not read.on then return end
 
   local bits, statuses = 0, 0
