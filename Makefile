@@ -60,7 +60,7 @@ endif
 
 all: $(BUILD)/moongate
 .PHONY: all run test bench lint format install install-files uninstall clean help print-objects FORCE \
-        deps deps-test deps-lint deps-bench fuzz fuzz-build $(FUZZ:%=fuzz-%)
+        deb deps deps-test deps-lint deps-bench deps-deb fuzz fuzz-build $(FUZZ:%=fuzz-%)
 .DELETE_ON_ERROR:
 
 # The objects themselves, no archive: FFI and require look symbols up by name, so all of them must be there.
@@ -105,10 +105,11 @@ $(BUILD)/found:
 # Debian's packages. Asks for rights only if something is missing. Some builds of nodejs bring npm along.
 DEPS := gcc libc6-dev pkg-config libluajit-5.1-dev luajit libev-dev libhttp-parser-dev libc-ares-dev libssl-dev \
         zlib1g-dev libbrotli-dev libzstd-dev libxxhash-dev libjansson-dev libnghttp2-dev libcrypt-dev lua-cjson
+DEPS_DEB := dpkg-dev binutils
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light haproxy curl wrk python3-brotli zstd \
              python3-h2 python3-jwt python3-cryptography nghttp2-client nodejs openssl testssl.sh apache2-utils \
-             bsdextrautils lua-socket mandoc systemd zsh jq \
+             bsdextrautils lua-socket mandoc systemd zsh jq debootstrap systemd-container lintian $(DEPS_DEB) \
              $(if $(shell command -v npm),,npm)
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
 DEPS_BENCH := openssl nghttp2-client nghttp2-server nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3 nghttp2-client
@@ -125,6 +126,8 @@ deps-test:
 	$(call install,$(DEPS) $(DEPS_TEST))
 deps-lint:
 	$(call install,$(DEPS) $(DEPS_LINT))
+deps-deb:
+	$(call install,$(DEPS) $(DEPS_DEB))
 deps-bench:
 	$(call install,$(DEPS) $(DEPS_BENCH))
 	@t/bench/setup build/bench
@@ -183,12 +186,23 @@ install-files:
 	install -D -m 644 scripts/package/moongate.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/moongate
 	install -D -m 644 scripts/package/moongate.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_moongate
 	install -D -m 644 scripts/package/moongate.service $(DESTDIR)$(PREFIX)/lib/systemd/system/moongate.service
+	install -D -m 644 scripts/package/moongate.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/moongate.socket
 	sed -i 's,/usr/bin/moongate,$(PREFIX)/bin/moongate,' $(DESTDIR)$(PREFIX)/lib/systemd/system/moongate.service
 	test -e $(DESTDIR)/etc/moongate/gateway.lua || \
 	 install -D -m 644 scripts/package/gateway.lua $(DESTDIR)/etc/moongate/gateway.lua
 uninstall:
 	cd $(DESTDIR)$(PREFIX) && rm -rf bin/moongate share/moongate share/man/man1/moongate.1 \
-	 share/bash-completion/completions/moongate share/zsh/site-functions/_moongate lib/systemd/system/moongate.service
+	 share/bash-completion/completions/moongate share/zsh/site-functions/_moongate lib/systemd/system/moongate.service \
+	 lib/systemd/system/moongate.socket
+# The Debian package. Its binary differs from that of build/ in one thing: it looks for policies where the package has them.
+deb: deps-deb
+	@$(MAKE) --no-print-directory all build/package/moongate
+	scripts/package/deb build/package/moongate $(VERSION) build
+build/package/load.o: core/script/load.c $(BUILD)/core/script/load.o
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -DMG_SCRIPTS_DIR='"/usr/share/moongate/scripts"' -c -o $@ $<
+build/package/moongate: build/package/load.o $(filter-out %/script/load.o,$(OBJ)) $(EMBEDDED)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 clean:
 	rm -rf build
 print-objects:
@@ -198,4 +212,4 @@ help:
 	@echo 'make run         builds and runs the demo  make fuzz    every fuzz target (fuzz-NAME: one; FUZZ_SECONDS=10)'
 	@echo 'make deps        installs the libraries    make bench   beside the peers (ONLY=small,c1000 ROUNDS=5)'
 	@echo 'make install     PREFIX=/usr/local DESTDIR make lint    style and static checks; make format mends style'
-	@echo 'make uninstall, make clean'
+	@echo 'make uninstall, make clean                 make deb     build/moongate_*.deb, for Debian'

@@ -119,7 +119,9 @@ class Moongate:
         raise AssertionError("no free port in five attempts")
 
     def _start(self, workers, control, arguments, nofile, level, environment):
-        command = [*self.under, BINARY, str(self.script), "--log", level]
+        command = [*self.under, BINARY, str(self.script)]
+        if level:
+            command += ["--log", level]
         if workers:
             command += ["--workers", str(workers)]
         if control:

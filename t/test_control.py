@@ -69,7 +69,7 @@ def test_without_an_option_the_level_is_what_the_script_in_force_says(tmp_path):
 
 
 def test_a_told_level_outlives_a_worker_and_a_reload(moongate):
-    gate = moongate(DEBUG)
+    gate = moongate(DEBUG, set='log_level = "info"', level=None)
     level(gate, "debug")
     pid, = gate.worker_pids()
 
@@ -83,6 +83,9 @@ def test_a_told_level_outlives_a_worker_and_a_reload(moongate):
 
     gate.wait_log("seen /after-the-reload")
     assert level(gate) == "debug, as it was told"
+    assert level(gate, "default") == "info, as the script says"
+    gate.get("/unseen")
+    assert "seen /unseen" not in gate.log()
 
 
 def test_a_level_that_is_none_changes_nothing(moongate):

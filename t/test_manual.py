@@ -88,6 +88,11 @@ def test_the_unit_exposes_little(unit):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_systemds_socket_is_where_the_default_script_listens():
+    listens = re.findall(r'^gate\.listen "(.*)"$', text_of("gateway.lua"), re.M)
+    assert re.findall(r"^ListenStream=(.*)$", text_of("moongate.socket"), re.M) == listens != []
+
+
 def test_the_default_script_is_right():
     done = moongate.run("check", PACKAGE / "gateway.lua")
     assert done.returncode == 0, done.stderr
@@ -101,7 +106,7 @@ def test_what_is_installed_is_uninstalled_but_for_the_users_script(tmp_path):
     make("install-files")
     installed = {str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*") if each.is_file()}
     assert installed >= {"usr/share/man/man1/moongate.1", "usr/share/bash-completion/completions/moongate",
-                         "usr/share/zsh/site-functions/_moongate", "usr/lib/systemd/system/moongate.service",
+                         "usr/share/zsh/site-functions/_moongate", "usr/lib/systemd/system/moongate.service", "usr/lib/systemd/system/moongate.socket",
                          "etc/moongate/gateway.lua", "usr/share/moongate/scripts/auth/basic.lua"}
     (tmp_path / "etc/moongate/gateway.lua").write_text("-- mine\n")
     make("install-files")
