@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -27,12 +28,17 @@ def call(*command, timeout, **options):
 
 
 @contextmanager
-def alone(what):
+def alone(what, where=CACHE):
     """Only one test at a time does this, of all that run on this tree."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / f".{what}.lock", "w") as file:
+    where.mkdir(parents=True, exist_ok=True)
+    with open(where / f".{what}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def alone_with_machines():
+    """Of all that run here: control groups of machines have the same names."""
+    return alone("moongate-machine", Path(tempfile.gettempdir()))
 
 
 def package(directory):
@@ -83,7 +89,7 @@ def forget_groups():
     """The control groups of a machine that has ended."""
     for group in [each for name in ("supervisor", "payload") for each in Path("/sys/fs/cgroup").glob(f"*/{name}")]:
         for folder, _, _ in os.walk(group, topdown=False):
-            moongate.wait_until(lambda folder=folder: remove(folder), 5, what=f"an empty {folder}")
+            moongate.wait_until(lambda folder=folder: remove(folder), 20, what=f"an empty {folder}")
 
 
 def remove(folder):
@@ -112,7 +118,7 @@ class Machine:
                 ["unshare", "--mount", "--propagation=private", "sh", "-c", script, "sh", root, directory, *NSPAWN,
                  "--console=read-only", "--private-network", "--resolv-conf=off", f"--machine={self.name}", "-D",
                  directory / "root", "--boot"], stdin=subprocess.DEVNULL, stdout=console, stderr=console)
-        self.console = directory / "console"
+        self.console, self.leader = directory / "console", None
         try:
             self.leader = moongate.wait_until(self._find_leader, 20, what="systemd as the first process")
             moongate.wait_until(self._is_up, 40, 0.1, what="a booted system")
@@ -168,13 +174,14 @@ class Machine:
         return Asker(f"/proc/{self.leader}/ns/net", port)
 
     def end(self):
-        for pid in (getattr(self, "leader", None), self.process.pid):
-            if pid:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+        """With its first process all the others go."""
+        for pid in (self.leader, self.process.pid):
+            try:
+                os.kill(pid or self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         self.process.wait(20)
+        moongate.wait_until(lambda: not self.leader or not os.path.exists(f"/proc/{self.leader}"), 20)
         remove(f"/run/systemd/nspawn/propagate/{self.name}")
         forget_groups()
 

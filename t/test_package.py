@@ -47,7 +47,7 @@ def machine(deb, tmp_path):
         made.append(debian.Machine(debian.base(deb), tmp_path / "machine", *files))
         return made[-1]
 
-    with debian.alone("machine"):
+    with debian.alone_with_machines():
         yield boot
         for each in made:
             each.end()
