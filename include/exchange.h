@@ -78,6 +78,7 @@ struct mg_exchange {
     struct mg_flow in, out; /* the request's body, the response's */
     struct mg_attempt attempt;
     struct mg_series *series; /* in the arena; NULL: not needed so far */
+    struct mg_hedge *hedge;   /* in the arena; NULL: none was asked for so far */
     struct mg_tried tried;
     struct mg_wait forward;     /* the fiber's ticket */
     struct mg_timeout patience; /* in the queue */

@@ -45,7 +45,7 @@ struct mg_watch {
 
 /* What became of requests beyond their first tries, of all workers. */
 struct mg_upstream_counts {
-    uint64_t retries;
+    uint64_t retries, hedges, hedges_won;
 };
 
 /* Which peers an exchange has tried already. */

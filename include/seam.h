@@ -376,6 +376,9 @@ uint32_t mg_upstream_version(const mg_upstream *u);
 /* In balance: may this peer be picked (healthy, not draining, not tried)? And: pick it. */
 bool mg_peer_eligible(const mg_view *x, const mg_peer *p);
 int mg_balance_pick(mg_view *x, mg_peer *p);
+/* Behind that: if no head has come after so many seconds, the request goes to `other`, too. MG_ABSENT: it may not be
+ * picked, and there is no hedge. */
+int mg_balance_hedge(mg_view *x, mg_peer *other, double after);
 /* In retry: true tries again, false gives up; without a call the core decides. */
 void mg_retry_verdict(mg_view *x, bool again);
 /* While traffic flows: peers come and go. The address is "host:port" or "unix:...". NULL: malformed. */

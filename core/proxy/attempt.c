@@ -10,6 +10,7 @@
 #include "engine.h"
 #include "forward.h"
 #include "health.h"
+#include "hedge.h"
 #include "in_flight.h"
 #include "log.h"
 #include "queue.h"
@@ -55,6 +56,8 @@ void mg_attempt_drop(struct mg_exchange *x)
     struct mg_attempt *a = &x->attempt;
 
     mg_queue_leave(x);
+    if (x->hedge)
+        mg_hedge_end(x->hedge);
     mg_timeout_clear(&a->total);
     if (a->dial.work)
         mg_dial_cancel(&a->dial);
@@ -239,6 +242,40 @@ static void on_dialled(struct mg_dial *d, struct mg_stream *s, enum mg_failure f
     mg_engine_run(x);
 }
 
+/* The hedge was faster: from here on it is the try. What it has sent is kept, should its answer ask for another try. */
+static void on_hedge_won(struct mg_hedge *h, const struct mg_message *m, bool last)
+{
+    struct mg_exchange *x = h->exchange;
+    struct mg_attempt *a = &x->attempt;
+    struct mg_stream *s = h->stream, *loser = a->stream;
+
+    if (a->dial.work)
+        mg_dial_cancel(&a->dial);
+    stop_upload(x);
+    a->stream = NULL;
+    if (loser)
+        loser->ops->reset(loser, MG_WHY_CANCELLED);
+    mg_attempt_release(x, false, -1);
+    mg_timeout_clear(&a->total);
+    if (spec_of(x)->timeout > 0)
+        mg_timeout_set(&a->total, mg_clock_queue(spec_of(x)->timeout));
+    a->stream = s;
+    a->peer = x->view.peer = h->peer;
+    a->head = h->head;
+    a->began = h->began;
+    a->failure = MG_FAIL_NONE;
+    a->sent = true;
+    a->stale = a->refused = a->bad = false;
+    a->reused = s->reused;
+    mg_hedge_let_go(h);
+    mg_chain_move(&x->in.kept, &x->in.held);
+    x->in.done = true;
+    x->out.from = s;
+    s->owner = x;
+    s->events = &origin_events;
+    on_head(s, m, last);
+}
+
 /* Whatever the try is at, it has no more time. */
 static void run_out(struct mg_exchange *x, const char *text)
 {
@@ -277,6 +314,8 @@ static void on_series_total(struct mg_timeout *t)
     if (r->pause)
         mg_alarm_free(r->pause);
     r->pause = NULL;
+    if (r->exchange->hedge)
+        mg_hedge_end(r->exchange->hedge);
     run_out(r->exchange, OUT_OF_TIME);
 }
 
@@ -340,6 +379,25 @@ static void begin_try(struct mg_exchange *x, struct mg_peer *p)
         mg_timeout_set(&a->total, mg_clock_queue(total));
     if (spec_of(x)->total_timeout > 0 && !x->bytes)
         bound_series(x, spec_of(x)->total_timeout);
+    if (x->hedge) {
+        x->hedge->won = on_hedge_won;
+        mg_hedge_arm(x->hedge);
+    }
+}
+
+/* With a hedge under way, a try that has failed is not the last word. */
+static bool waits_for_hedge(struct mg_exchange *x)
+{
+    struct mg_attempt *a = &x->attempt;
+
+    if (!x->hedge || !mg_hedge_is_under_way(x->hedge))
+        return false;
+    if (a->peer) {
+        mg_log(MG_LOG_WARN, "peer %.*s: %s (its hedge goes on)", (int)a->peer->name.len, a->peer->name.ptr, a->text);
+        mg_attempt_release(x, !a->stale, -1);
+    }
+    a->stale = false;
+    return true;
 }
 
 static enum mg_next no_peer(struct mg_exchange *x, bool full)
@@ -397,10 +455,14 @@ enum mg_next mg_attempt_connect(struct mg_exchange *x)
 {
     struct mg_attempt *a = &x->attempt;
 
+    if (x->hedge && mg_hedge_run(x->hedge))
+        return MG_PARK;
+    if (a->sent || x->failed || x->answered)
+        return mg_go(x, MG_STEP_WAIT); /* the hedge has won, or its hooks have decided */
     if (a->stream)
         return mg_go(x, MG_STEP_ATTEMPT);
     if (a->failure)
-        return mg_go(x, MG_STEP_RETRY);
+        return waits_for_hedge(x) ? MG_PARK : mg_go(x, MG_STEP_RETRY);
     if (a->dial.work)
         return MG_PARK;
     if (x->bytes && a->peer->origin.protocol != MG_PROTOCOL_HTTP1) {
@@ -482,9 +544,11 @@ enum mg_next mg_attempt_wait(struct mg_exchange *x)
 {
     struct mg_attempt *a = &x->attempt;
 
-    if (x->failed) { /* a request_body hook threw */
+    if (x->hedge && mg_hedge_run(x->hedge))
+        return MG_PARK;
+    if (x->failed || x->answered) { /* a request_body hook threw; a hedge's attempt hook has answered */
         mg_attempt_abandon(x);
-        return mg_go(x, MG_STEP_ERROR);
+        return mg_engine_after_hooks(x, MG_STEP_RESPONSE);
     }
     if (a->answered && !a->failure && x->response.status == 101 && !is_agreed(x)) {
         fail_try(x, MG_FAIL_MALFORMED, "101 to a protocol that was not asked for");
@@ -494,7 +558,10 @@ enum mg_next mg_attempt_wait(struct mg_exchange *x)
         fail_try(x, MG_FAIL_STATUS, "the answer's status asks for another try");
         return mg_go(x, MG_STEP_RETRY);
     }
-    if (a->answered)
+    if (a->answered) {
+        if (x->hedge)
+            mg_hedge_end(x->hedge);
         return mg_go(x, MG_STEP_RESPONSE);
-    return a->failure ? mg_go(x, MG_STEP_RETRY) : MG_PARK;
+    }
+    return a->failure && !waits_for_hedge(x) ? mg_go(x, MG_STEP_RETRY) : MG_PARK;
 }

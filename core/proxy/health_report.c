@@ -45,14 +45,16 @@ static struct counts count_peers(const struct mg_upstream *u)
 static size_t report_head(struct mg_upstream *u, char *to)
 {
     struct counts c = count_peers(u);
+    const struct mg_upstream_counts *counts = mg_upstream_counts(u);
     size_t n = (size_t)snprintf(to, ROOM, "{\"name\":\"");
 
     n += mg_text_put_json(to + n, mg_upstream_spec_of(u)->name);
     return n + (size_t)snprintf(to + n, ROOM - n,
                                 "\",\"peers\":%u,\"healthy\":%u,\"ejected\":%u,\"draining\":%u,\"panic\":%s,"
-                                "\"breaker\":\"%s\",\"retries\":%llu,\"out\":[",
+                                "\"breaker\":\"%s\",\"retries\":%llu,\"hedges\":%llu,\"hedges_won\":%llu,\"out\":[",
                                 c.peers, c.healthy, c.ejected, c.draining, mg_upstream_panics(u) ? "true" : "false",
-                                mg_breaker_word(u), (unsigned long long)mg_upstream_counts(u)->retries);
+                                mg_breaker_word(u), (unsigned long long)counts->retries,
+                                (unsigned long long)counts->hedges, (unsigned long long)counts->hedges_won);
 }
 
 size_t mg_health_report(struct mg_upstream *u, char *to, size_t size)

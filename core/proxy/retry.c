@@ -10,6 +10,7 @@
 #include "attempt.h"
 #include "breaker.h"
 #include "engine.h"
+#include "hedge.h"
 #include "log.h"
 
 static const mg_upstream_spec *spec_of(const struct mg_exchange *x)
@@ -173,9 +174,24 @@ static void on_rested(void *owner)
     mg_engine_run(r->exchange);
 }
 
+/* The same balancing, another peer. */
+static void stay_balanced(struct mg_exchange *x, struct mg_peer *p)
+{
+    if (mg_wants(x, MG_PHASE_BALANCE))
+        x->entered |= 1u << MG_PHASE_BALANCE; /* it has spoken */
+    x->attempt.picked = p;
+}
+
 static enum mg_next try_again(struct mg_exchange *x, double pause)
 {
+    struct mg_peer *other = x->hedge ? mg_hedge_take(x->hedge) : NULL;
+
     mg_upstream_count_one(&mg_upstream_counts(x->view.upstream)->retries);
+    if (other && mg_peer_may(other, &x->tried) && x->attempt.failure != MG_FAIL_STATUS) {
+        begin_anew(x);
+        stay_balanced(x, other);
+        return mg_go(x, MG_STEP_BALANCE);
+    }
     if (!(pause > 0))
         return begin_anew(x);
     struct mg_series *r = mg_attempt_series(x);
@@ -211,9 +227,7 @@ static enum mg_next try_fresh(struct mg_exchange *x)
     x->view.tries--;
     x->tried.count--;
     enum mg_next next = begin_anew(x);
-    if (mg_wants(x, MG_PHASE_BALANCE))
-        x->entered |= 1u << MG_PHASE_BALANCE; /* it has spoken */
-    x->attempt.picked = same;
+    stay_balanced(x, same);
     return next;
 }
 

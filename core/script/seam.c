@@ -10,6 +10,7 @@
 #include "attempt.h"
 #include "engine.h"
 #include "forward.h"
+#include "hedge.h"
 #include "log.h"
 #include "permit.h"
 #include "script.h"
@@ -413,6 +414,11 @@ bool mg_peer_eligible(const mg_view *v, const mg_peer *p)
 int mg_balance_pick(mg_view *v, mg_peer *p)
 {
     return mg_attempt_pick(MG_EXCHANGE_OF(v), p);
+}
+
+int mg_balance_hedge(mg_view *v, mg_peer *other, double after)
+{
+    return mg_hedge_choose(MG_EXCHANGE_OF(v), other, after);
 }
 
 void mg_retry_verdict(mg_view *v, bool again)

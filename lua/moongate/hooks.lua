@@ -54,13 +54,25 @@ function tools.failure_of(x)
   }
 end
 
+local function hedge_with(view, entry, given)
+  local other, after = nil, nil
+  if type(given) == "table" then other, after = given.hedge, given.after end
+  if other ~= nil and not peer.is(other) or type(after) ~= "number" or not (after >= 0 and after <= 1e9) then
+    error(("balance of policy %s returned a peer, and with it what is no hedge; return peer, "
+      .. "{ hedge = another peer, after = seconds }"):format(entry.label), 0)
+  end
+  if other then C.mg_balance_hedge(view, other[1], after) end
+end
+
 --- True if the core took the choice.
-function tools.pick(view, entry, picked)
+function tools.pick(view, entry, picked, hedge)
   if not peer.is(picked) then
     error(("balance of policy %s returned a %s; return one of the peers it was given, or nothing")
       :format(entry.label, type(picked)), 0)
   end
-  return C.mg_balance_pick(view, picked[1]) == 0
+  if C.mg_balance_pick(view, picked[1]) ~= 0 then return false end
+  if hedge ~= nil then hedge_with(view, entry, hedge) end
+  return true
 end
 
 function tools.verdict(x, entry, again)
@@ -118,8 +130,8 @@ local texts = {
   [C.MG_PHASE_BALANCE] = { before = "local peers = candidates(x.view) if not peers[1] then return end", hook = [[
   entry = list[@]
   at.hook = $
-  status = entry.fn(req, peers)
-  if status ~= nil and pick(x.view, entry, status) then return end
+  status, body = entry.fn(req, peers)
+  if status ~= nil and pick(x.view, entry, status, body) then return end
 ]] },
   [C.MG_PHASE_RETRY] = { before = "local failure = failure_of(x)", hook = [[
   entry = list[@]
@@ -152,8 +164,8 @@ return function(slot, pointer)
   local peers = candidates(view)
   if peers[1] then
     at.hook = %d
-    local picked = entry.pick(peers)
-    if picked ~= nil then pick(view, entry, picked) end
+    local picked, hedge = entry.pick(peers)
+    if picked ~= nil then pick(view, entry, picked, hedge) end
   end
   return not x
 end
