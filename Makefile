@@ -20,7 +20,7 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        proxy/peer proxy/route proxy/task proxy/window proxy/news proxy/health proxy/ejection proxy/breaker \
        proxy/health_report proxy/hook proxy/generation proxy/canary \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/queue proxy/in_flight \
-       proxy/hedge proxy/attempt proxy/retry proxy/exchange \
+       proxy/hedge proxy/attempt proxy/retry proxy/mirror proxy/exchange \
        script/inbox script/outside script/fetch_head script/fetch script/coding script/crypto script/key script/hash \
        script/base64 script/network script/password script/waiting script/seam script/heap script/budget script/sources script/load \
        script/enter script/vm \

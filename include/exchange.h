@@ -63,6 +63,7 @@ struct mg_exchange {
     bool bytes;                    /* of a TCP route: no messages, bytes alone */
     bool queued;                   /* waits for a peer below max_connections */
     bool logged;
+    bool mirrored;         /* or not: it was decided */
     bool threw;            /* one of its hooks has */
     uint32_t at_work;      /* 1 << mg_phase of hooks that wait */
     uint32_t entered;      /* 1 << mg_phase of hooks that have begun */

@@ -43,12 +43,21 @@ struct mg_listen {
     unsigned trusted_count;
 };
 
+/* Copies of a route's requests (mirror.h). */
+struct mg_mirror {
+    struct mg_upstream *upstream;
+    double share; /* 0 to 1 */
+    uint32_t max_body, max_active;
+    unsigned active; /* under way, of this worker */
+};
+
 struct mg_route {
     mg_slice name, pattern, where;
     struct mg_upstream *upstream; /* NULL: a handler answers; a TCP route: Lua chooses */
     uint32_t wants;
     unsigned attempts; /* 0: as the upstream says */
     bool own_limits;
+    struct mg_mirror *mirror; /* NULL: none */
     mg_limits limits;
     struct mg_times times;
 };

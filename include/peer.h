@@ -46,6 +46,7 @@ struct mg_watch {
 /* What became of requests beyond their first tries, of all workers. */
 struct mg_upstream_counts {
     uint64_t retries, hedges, hedges_won;
+    uint64_t mirrored, mirrors_dropped; /* copies that it got, and that it should have got */
 };
 
 /* Which peers an exchange has tried already. */

@@ -639,6 +639,9 @@ typedef struct mg_route_spec {
     uint32_t attempts;     /* 0: as the upstream says */
     mg_limits limits;      /* max_body_size, max_text_size, body_timeout, send_timeout count here */
     bool own_limits;       /* false: the listener's */
+    mg_upstream *mirror;   /* which gets copies of requests; NULL: none */
+    double mirror_share;   /* of them, by chance: 0 to 1 */
+    uint32_t mirror_max_body, mirror_max_active; /* bytes of a body; copies under way at once */
 } mg_route_spec;
 /* The route's number, from 0, or below 0 with mg_problem. -1 as pattern index is the exchange without a route. */
 int mg_declare_route(mg_generation *g, const mg_route_spec *spec);

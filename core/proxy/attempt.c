@@ -455,10 +455,12 @@ enum mg_next mg_attempt_connect(struct mg_exchange *x)
 {
     struct mg_attempt *a = &x->attempt;
 
-    if (x->hedge && mg_hedge_run(x->hedge))
-        return MG_PARK;
-    if (a->sent || x->failed || x->answered)
-        return mg_go(x, MG_STEP_WAIT); /* the hedge has won, or its hooks have decided */
+    if (x->hedge) {
+        if (mg_hedge_run(x->hedge))
+            return MG_PARK;
+        if (a->sent || x->failed || x->answered)
+            return mg_go(x, MG_STEP_WAIT); /* the hedge has won, or its hooks have decided */
+    }
     if (a->stream)
         return mg_go(x, MG_STEP_ATTEMPT);
     if (a->failure)
@@ -476,6 +478,15 @@ enum mg_next mg_attempt_connect(struct mg_exchange *x)
     if (!a->stream && !a->dial.work)
         fail_try(x, MG_FAIL_CONNECT, "out of memory");
     return MG_MORE;
+}
+
+/* For another try, or for a mirror. */
+static uint64_t body_to_keep(const struct mg_exchange *x)
+{
+    const struct mg_mirror *m = x->route->mirror;
+    uint32_t most = spec_of(x)->retry_body;
+
+    return m && m->max_body > most ? m->max_body : most;
 }
 
 /* ATTEMPT: policies on this try's copy, then the request goes out, its body behind it. */
@@ -501,8 +512,8 @@ enum mg_next mg_attempt_send(struct mg_exchange *x)
     a->sent = true;
     a->reused = a->stream->reused;
     x->in.to = a->stream;
-    if (x->in.keep)
-        x->in.keep = spec_of(x)->retry_body;
+    if (!bodiless && x->in.keep)
+        x->in.keep = body_to_keep(x);
     x->client->relaying = !x->in.whole;
     x->out.from = a->stream;
     a->stream->ops->send_head(a->stream, &a->head, bodiless);

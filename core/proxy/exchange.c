@@ -11,6 +11,7 @@
 #include "engine.h"
 #include "forward.h"
 #include "log.h"
+#include "mirror.h"
 #include "retry.h"
 #include "tls.h"
 
@@ -399,6 +400,8 @@ static enum mg_next hand_to_fiber(struct mg_exchange *x)
 
 static enum mg_next step_response(struct mg_exchange *x)
 {
+    if (x->route->mirror && !x->mirrored)
+        mg_mirror_send(x);
     if (x->view.from_peer && !x->prepared) {
         if (!(x->at_work & 1u << MG_PHASE_HANDLE))
             mg_flow_settle(&x->in);

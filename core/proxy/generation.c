@@ -377,12 +377,32 @@ mg_peer *mg_declare_peer(mg_upstream *u, const char *address, uint32_t len, doub
     return p;
 }
 
+/* False without memory. */
+static bool make_mirror(mg_generation *g, const mg_route_spec *spec, struct mg_mirror **out)
+{
+    *out = NULL;
+    if (!spec->mirror)
+        return true;
+    struct mg_mirror *m = mg_arena_zeroed(g->arena, sizeof(*m));
+    if (m)
+        *m = (struct mg_mirror){
+            .upstream = spec->mirror,
+            .share = spec->mirror_share,
+            .max_body = spec->mirror_max_body,
+            .max_active = spec->mirror_max_active,
+        };
+    *out = m;
+    return m != NULL;
+}
+
 int mg_declare_route(mg_generation *g, const mg_route_spec *spec)
 {
     struct mg_route *r = room_for_route(g);
+    struct mg_mirror *mirror;
     const char *why = "out of memory";
 
-    if (!r || mg_router_add(g->router, spec->pattern, spec->methods, (int)g->route_count, &why) != MG_OK)
+    if (!r || !make_mirror(g, spec, &mirror) ||
+        mg_router_add(g->router, spec->pattern, spec->methods, (int)g->route_count, &why) != MG_OK)
         return refuse("%s", why);
     *r = (struct mg_route){
         .name = mg_arena_copy(g->arena, spec->name.len ? spec->name : spec->pattern),
@@ -392,6 +412,7 @@ int mg_declare_route(mg_generation *g, const mg_route_spec *spec)
         .wants = spec->wants,
         .attempts = spec->attempts,
         .own_limits = spec->own_limits,
+        .mirror = mirror,
         .limits = spec->limits,
         .times = mg_times_of(&spec->limits),
     };

@@ -42,19 +42,29 @@ static struct counts count_peers(const struct mg_upstream *u)
     return c;
 }
 
+static size_t report_counts(const struct mg_upstream_counts *c, char *to, size_t room)
+{
+    return (size_t)snprintf(to, room,
+                            ",\"retries\":%llu,\"hedges\":%llu,\"hedges_won\":%llu,\"mirrored\":%llu,"
+                            "\"mirrors_dropped\":%llu",
+                            (unsigned long long)c->retries, (unsigned long long)c->hedges,
+                            (unsigned long long)c->hedges_won, (unsigned long long)c->mirrored,
+                            (unsigned long long)c->mirrors_dropped);
+}
+
 static size_t report_head(struct mg_upstream *u, char *to)
 {
     struct counts c = count_peers(u);
-    const struct mg_upstream_counts *counts = mg_upstream_counts(u);
     size_t n = (size_t)snprintf(to, ROOM, "{\"name\":\"");
 
     n += mg_text_put_json(to + n, mg_upstream_spec_of(u)->name);
-    return n + (size_t)snprintf(to + n, ROOM - n,
-                                "\",\"peers\":%u,\"healthy\":%u,\"ejected\":%u,\"draining\":%u,\"panic\":%s,"
-                                "\"breaker\":\"%s\",\"retries\":%llu,\"hedges\":%llu,\"hedges_won\":%llu,\"out\":[",
-                                c.peers, c.healthy, c.ejected, c.draining, mg_upstream_panics(u) ? "true" : "false",
-                                mg_breaker_word(u), (unsigned long long)counts->retries,
-                                (unsigned long long)counts->hedges, (unsigned long long)counts->hedges_won);
+    n += (size_t)snprintf(to + n, ROOM - n,
+                          "\",\"peers\":%u,\"healthy\":%u,\"ejected\":%u,\"draining\":%u,\"panic\":%s,"
+                          "\"breaker\":\"%s\"",
+                          c.peers, c.healthy, c.ejected, c.draining, mg_upstream_panics(u) ? "true" : "false",
+                          mg_breaker_word(u));
+    n += report_counts(mg_upstream_counts(u), to + n, ROOM - n);
+    return n + (size_t)snprintf(to + n, ROOM - n, ",\"out\":[");
 }
 
 size_t mg_health_report(struct mg_upstream *u, char *to, size_t size)

@@ -21,6 +21,7 @@
 #include "leader.h"
 #include "listeners.h"
 #include "log.h"
+#include "mirror.h"
 #include "report.h"
 #include "script.h"
 #include "services.h"
@@ -437,6 +438,7 @@ static void end(void)
     flush();
     mg_engine_run_touched();
     mg_engine_reap();
+    mg_mirror_stop();
     mg_dial_stop();
     mg_h2_flush();
     flush();

@@ -145,15 +145,15 @@ local function declare_listens(base)
   end
 end
 
-local function find_upstream(r)
-  if r.upstream == nil then return nil end
-  local u = declared.upstreams[r.upstream]
+local function find_upstream(r, named)
+  if named == nil then return nil end
+  local u = declared.upstreams[named]
   if not u then
     local names = {}
     for _, other in ipairs(declared.upstreams) do names[other.name] = true end
-    local remedy = next(names) and problem.remedy(r.upstream, names) or "; declare it with gate.upstream"
+    local remedy = next(names) and problem.remedy(named, names) or "; declare it with gate.upstream"
     problem.raise(r.place, ('route "%s": there is no upstream %s%s')
-      :format(r.pattern, problem.show(r.upstream), remedy))
+      :format(r.pattern, problem.show(named), remedy))
   end
   return u
 end
@@ -167,6 +167,12 @@ local function route_spec(r, upstream, wants, base)
   spec.upstream = upstream and upstream.pointer or nil
   spec.wants = wants
   spec.attempts = r.attempts
+  if r.mirror then
+    local to = find_upstream(r, r.mirror.upstream)
+    spec.mirror, r.mirror.upstream = to.pointer, to.name
+    spec.mirror_share = r.mirror.share
+    spec.mirror_max_body, spec.mirror_max_active = r.mirror.max_body, r.mirror.max_active
+  end
   ffi.copy(spec.limits, base, ffi.sizeof "mg_limits")
   spec.own_limits = apply_limits(spec.limits, r.limits)
   return spec
@@ -187,7 +193,7 @@ end
 local function declare_routes(base)
   local plain = {}          -- lists of hooks that routes without policies share, by where they end
   for _, r in ipairs(declared.routes) do
-    local upstream = find_upstream(r)
+    local upstream = find_upstream(r, r.upstream)
     local key = r.policies[1] == nil and (r.handler and "handler" or upstream)
     local built = key and plain[key]
     if not built then

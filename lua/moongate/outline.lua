@@ -129,7 +129,7 @@ end
 local function route_text(r)
   return table.concat({
     r.ends_at and r.ends_at.name or "", r.handler and code_of(r.handler, 0) or "", named_policies(r.policies),
-    table_text(r.limits, 0), r.name or "", tostring(r.attempts),
+    table_text(r.limits, 0), r.name or "", tostring(r.attempts), table_text(r.mirror or {}, 0),
   }, "\n")
 end
 
