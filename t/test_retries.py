@@ -186,6 +186,24 @@ def test_a_body_is_kept_up_to_its_bound(moongate, origin, size, status):
         gate.wait_log("upstream app: a request is not tried again: its body is longer than retry.body .20000 bytes.")
 
 
+def test_a_body_in_tiny_pieces_is_kept_in_little_memory(moongate, origin):
+    server = origin.hangs()
+    gate = moongate(script(server, retry="budget = 10"))
+    client = gate.raw()
+
+    client.send(request("PUT", "/", "Transfer-Encoding: chunked"))
+    server.wait_seen(1)
+    for i in range(3000):
+        client.send(b"1\r\nx\r\n")
+        if i % 20 == 0:
+            time.sleep(0.001)         # so that they are not read all at once
+    client.send(b"0\r\n\r\n")
+    server.wait(lambda: server.last.whole)
+
+    assert gate.total("blocks") < 20
+    client.reset()
+
+
 def test_a_method_that_is_not_idempotent_is_tried_again_if_told_so(moongate, origin):
     bad, live = resets(origin), origin.echoes()
     gate = moongate(script(bad, live, retry="non_idempotent = true, budget = 10",

@@ -11,6 +11,7 @@
 enum {
     HELD_HIGH = 256 * 1024, /* what may wait for a taker before its source is stopped */
     SLICE_MOST = 64 * 1024, /* a piece of a flow that is sliced */
+    KEPT_AS_COPY = 4 * 1024,
 };
 
 void mg_flow_init(struct mg_flow *f, mg_view *view, enum mg_phase phase)
@@ -57,7 +58,8 @@ static void tell_reader(struct mg_flow *f)
         answer(&f->reader, MG_CUT);
 }
 
-/* References to what goes out, while it is little. */
+/* References to what goes out, while it is little. Small pieces behind the first are copied: each could hold a whole
+ * block otherwise. */
 static void keep(struct mg_flow *f, const struct mg_chain *c)
 {
     if (!f->keep)
@@ -67,7 +69,10 @@ static void keep(struct mg_flow *f, const struct mg_chain *c)
         return;
     }
     for (const struct mg_span *s = c->first; s; s = s->next)
-        mg_chain_add(&f->kept, s->block, s->ptr, s->len);
+        if (f->kept.first && s->len < KEPT_AS_COPY)
+            mg_chain_copy(&f->kept, s->ptr, s->len);
+        else
+            mg_chain_add(&f->kept, s->block, s->ptr, s->len);
 }
 
 void mg_flow_settle(struct mg_flow *f)
