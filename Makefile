@@ -17,7 +17,7 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        http/uri http/message http/head http/framing http/websocket http/websocket_key http/h1_write http/h1_read http/h1 \
        http/h2_head http/h2_stream http/h2_send http/h2_write http/h2_read http/h2 \
        proxy/shared proxy/tally proxy/shared_heap proxy/dict proxy/permit proxy/leader proxy/tcp proxy/pool proxy/dial \
-       proxy/peer proxy/route proxy/task proxy/window proxy/news proxy/health proxy/ejection proxy/breaker \
+       proxy/peer proxy/roster proxy/route proxy/task proxy/window proxy/news proxy/health proxy/ejection proxy/breaker \
        proxy/health_report proxy/hook proxy/generation proxy/canary \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/queue proxy/in_flight \
        proxy/hedge proxy/attempt proxy/retry proxy/mirror proxy/exchange \
@@ -25,8 +25,8 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        script/base64 script/network script/password script/waiting script/seam script/heap script/budget script/sources script/load \
        script/enter script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets \
-       server/launch server/notify server/watch server/channel server/listeners server/generations server/report server/services \
-       server/worker server/control server/declared server/children server/level server/probation server/status_report server/reload \
+       server/launch server/notify server/watch server/channel server/listeners server/generations server/peers server/report server/services \
+       server/worker server/control server/declared server/children server/level server/probation server/status_report server/peers_command server/reload \
        server/upgrade server/commands \
        server/master server/ask \
        sim/chance sim/ledger sim/backend sim/crowd sim/world sim/simulate server/main

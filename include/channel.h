@@ -22,6 +22,7 @@ enum mg_word {
     MG_WORD_DRAIN,     /* master: finish what is in progress, then end */
     MG_WORD_STOP,      /* master: end now */
     MG_WORD_REOPEN,    /* master: open the logs again */
+    MG_WORD_PEERS,     /* master: an order (peers.h); the worker answers with a JSON object */
     MG_WORD_LEVEL,     /* master: how much the error log says (struct mg_level) */
 };
 

@@ -9,6 +9,9 @@
  *   {"command":"upgrade"}    another process, of the binary that is there by now, takes over; or {"error":"..."}
  *   {"command":"check"}      prepare the script anew; what a reload would change, or {"error":"..."}; nothing has
  *   {"command":"log-level"}  how much the error log says; with "level", as it is from now on
+ *   {"command":"peers"}      the peers of all upstreams, or of "upstream"; with "action" ("add", "remove", "drain",
+ *                            "undrain", "weight") and "peer", "weight", "zone" one is changed in all workers;
+ *                            "reset" forgets what was added, removed and weighed
  *   {"command":"stop"}       quick stop      {"command":"drain"}   finish, then stop
  */
 #pragma once

@@ -24,6 +24,8 @@ struct mg_peer {
     int index;     /* among the upstream's peers now; changes when one before it is removed */
     unsigned twin; /* which of the peers with the same address it is */
     bool removed;
+    bool came;                     /* no script has declared it: roster.c's */
+    double declared;               /* the weight that the script says; 0: it came */
     bool guarded;                  /* its upstream has a breaker, which hears of each try */
     bool watched;                  /* the heads of its answers are looked at (mg_health_see) */
     struct mg_peer_health *health; /* shared; health.c's and ejection.c's */
@@ -68,6 +70,20 @@ struct mg_peer *mg_upstream_add_peer(struct mg_upstream *u, mg_slice address, do
                                      const char **problem);
 
 struct mg_watch *mg_upstream_watch(struct mg_upstream *u);
+
+/* What is wrong with an address or a weight; NULL: nothing. */
+const char *mg_peer_check(mg_slice address, double weight);
+/* As of this worker; what was said to all of them is roster.c's. */
+void mg_peer_set_weight(struct mg_peer *p, double weight);
+void mg_peer_take_off(struct mg_peer *p);
+/* One of those that were taken off; NULL: there are not so many. */
+struct mg_peer *mg_upstream_removed(struct mg_upstream *u, unsigned i);
+/* What roster.c keeps with an upstream. */
+struct mg_roster_seat {
+    struct mg_roster *roster; /* shared; NULL: not looked for yet */
+    uint32_t seen;            /* the version of it that was taken up */
+};
+struct mg_roster_seat *mg_upstream_seat(struct mg_upstream *u);
 
 /* May it be picked: not removed, healthy, not draining, below max_connections, not tried? In a panic all count as
  * healthy: when none is, or a smaller share than spec.panic. */

@@ -381,9 +381,12 @@ int mg_balance_pick(mg_view *x, mg_peer *p);
 int mg_balance_hedge(mg_view *x, mg_peer *other, double after);
 /* In retry: true tries again, false gives up; without a call the core decides. */
 void mg_retry_verdict(mg_view *x, bool again);
-/* While traffic flows: peers come and go. The address is "host:port" or "unix:...". NULL: malformed. */
-mg_peer *mg_upstream_add(mg_upstream *u, const char *address, uint32_t len, double weight);
-void mg_peer_remove(mg_peer *p);
+/* While traffic flows, in all workers: peers come and go, and have other weights. The address is "host:port" or
+ * "unix:...", the zone may be empty. MG_MALFORMED; MG_FULL: too much was said of one upstream. */
+int mg_upstream_add(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone, uint32_t zlen);
+int mg_peer_remove(mg_peer *p);
+/* What other workers have said since is taken up. */
+void mg_upstream_follow(mg_upstream *u);
 
 /* ---- Their health. ---- */
 

@@ -348,10 +348,10 @@ def test_nonsense_on_the_control_socket_hurts_nobody(moongate, said):
     (b'{"command":"status","command":"stop"}', "this is no JSON: duplicate object key"),
     (b"[]", 'a line like {"command":"status"} is needed'), (b'{"command":7}', "is needed"),
     (b'{"note":"\\"command\\":\\"stop\\""}', "is needed"),
-    (b'{"command":"relaod"}', "unknown command; there are status, reload, check, rollback, promote, upgrade, drain, log-level, stop"),
+    (b'{"command":"relaod"}', "unknown command; there are status, generations, reload, check, rollback, promote, upgrade, peers, drain, log-level, stop"),
     (b'{"command":"stop","now":true}', "stop takes nothing beside its name"),
-    (b'{"command":"log-level","level":7}', 'log-level takes "level", a string, and nothing else'),
-    (b'{"command":"log-level","level":"info","for":"ever"}', 'log-level takes "level", a string, and nothing else'),
+    (b'{"command":"log-level","level":7}', 'log-level takes strings alone beside its name: "level"'),
+    (b'{"command":"log-level","level":"info","for":"ever"}', 'log-level takes strings alone beside its name: "level"'),
     (b'{"command":"log-level","level":"loud"}', "debug, info, warn, error, none, or default is needed"),
 ])
 def test_what_the_control_socket_does_not_understand_is_answered_with_the_reason(moongate, said, why):

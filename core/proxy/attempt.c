@@ -14,6 +14,7 @@
 #include "in_flight.h"
 #include "log.h"
 #include "queue.h"
+#include "roster.h"
 
 static const char OUT_OF_TIME[] = "all tries together took longer than total_timeout";
 
@@ -435,6 +436,7 @@ enum mg_next mg_attempt_balance(struct mg_exchange *x)
 
     if (!x->view.upstream)
         return mg_engine_fail(x, 500, "the route ends nowhere: no upstream was named");
+    mg_roster_follow(x->view.upstream);
     if (x->view.tries == 0 && !x->queued && !a->picked && !(x->entered & 1u << MG_PHASE_BALANCE) && !is_admitted(x))
         return MG_MORE;
     if (mg_engine_hooks(x, MG_PHASE_BALANCE) == MG_PARK)

@@ -374,6 +374,8 @@ mg_peer *mg_declare_peer(mg_upstream *u, const char *address, uint32_t len, doub
 
     if (!p)
         refuse("%s", why);
+    else
+        p->declared = weight;
     return p;
 }
 

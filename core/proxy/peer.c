@@ -62,6 +62,7 @@ struct mg_upstream {
     bool panics;      /* as of that version of all; looked at anew when it changes */
     uint32_t panics_at;
     struct mg_watch watch;
+    struct mg_roster_seat seat;
     double budget;
 };
 
@@ -301,17 +302,24 @@ static void renumber(struct mg_upstream *u)
     u->version++;
 }
 
-struct mg_peer *mg_upstream_add_peer(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone,
-                                     const char **problem)
+const char *mg_peer_check(mg_slice address, double weight)
 {
     mg_slice host;
     uint16_t port;
     const char *wrong = read_address(address, &host, &port);
 
+    if (!wrong && (!(weight > 0) || weight > WEIGHT_MOST))
+        wrong = "its weight must be a number above 0 and at most 1000000";
+    return wrong;
+}
+
+struct mg_peer *mg_upstream_add_peer(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone,
+                                     const char **problem)
+{
+    const char *wrong = mg_peer_check(address, weight);
+
     if (wrong)
         return refuse(problem, wrong, address);
-    if (!(weight > 0) || weight > WEIGHT_MOST)
-        return refuse(problem, "its weight must be a number above 0 and at most 1000000", address);
     if (u->count == MG_PEERS_MAX)
         return refuse(problem, "an upstream can have at most 4096 peers", address);
     if (!grow(&u->peers, u->count, &u->room))
@@ -342,14 +350,26 @@ struct mg_peer *mg_upstream_add_peer(struct mg_upstream *u, mg_slice address, do
     return p;
 }
 
-mg_peer *mg_upstream_add(mg_upstream *u, const char *address, uint32_t len, double weight)
+void mg_peer_set_weight(struct mg_peer *p, double weight)
 {
-    const char *problem;
-
-    return mg_upstream_add_peer(u, (mg_slice){ address, len }, weight, (mg_slice){ "", 0 }, &problem);
+    if (p->weight == weight)
+        return;
+    p->weight = weight;
+    p->upstream->stale = true;
+    p->upstream->version++;
 }
 
-void mg_peer_remove(mg_peer *p)
+struct mg_peer *mg_upstream_removed(struct mg_upstream *u, unsigned i)
+{
+    return i < u->removed_count ? u->removed[i] : NULL;
+}
+
+struct mg_roster_seat *mg_upstream_seat(struct mg_upstream *u)
+{
+    return &u->seat;
+}
+
+void mg_peer_take_off(struct mg_peer *p)
 {
     struct mg_upstream *u = p->upstream;
 

@@ -117,6 +117,26 @@ static void print_status(const json_t *o)
     print_each(json_object_get(o, "workers"), print_upstreams);
 }
 
+static void print_peer(const json_t *p)
+{
+    printf("  %-28s %6g  %-10s %-10s %6.0f %9.1f %10.0f %8.0f  %s\n", text(p, "address"), number(p, "weight"),
+           text(p, "zone"), text(p, "state"), number(p, "active"), number(p, "latency") * 1000, number(p, "requests"),
+           number(p, "failed"), text(p, "from"));
+}
+
+static void print_peers_of(const json_t *u)
+{
+    printf(
+        "%s\n  peer                         weight  zone       state      active        ms   requests   failed  from\n",
+        text(u, "name"));
+    print_each(json_object_get(u, "peers"), print_peer);
+}
+
+static void print_peers(const json_t *o)
+{
+    print_each(json_object_get(o, "upstreams"), print_peers_of);
+}
+
 static void print_summary(const json_t *o)
 {
     static const char *const keys[] = { "summary", "text" };
@@ -134,11 +154,12 @@ static const struct command {
     int patience;      /* seconds; what waits for the init hooks of all workers, the master gives up in time */
     const char *takes; /* what a word behind it is; NULL: there may be none */
 } commands[] = {
-    { "status", print_status, 5, NULL },       { "generations", print_generations, 5, NULL },
-    { "reload", print_summary, 3600, NULL },   { "check", print_summary, 3600, NULL },
-    { "rollback", print_summary, 3600, NULL }, { "promote", print_summary, 3600, NULL },
-    { "upgrade", print_summary, 3600, NULL },  { "log-level", print_summary, 5, "level" },
-    { "drain", print_summary, 5, NULL },       { "stop", print_summary, 5, NULL },
+    { "status", print_status, 5, NULL },        { "generations", print_generations, 5, NULL },
+    { "reload", print_summary, 3600, NULL },    { "check", print_summary, 3600, NULL },
+    { "rollback", print_summary, 3600, NULL },  { "promote", print_summary, 3600, NULL },
+    { "upgrade", print_summary, 3600, NULL },   { "peers", print_peers, 5, NULL },
+    { "log-level", print_summary, 5, "level" }, { "drain", print_summary, 5, NULL },
+    { "stop", print_summary, 5, NULL },
 };
 
 static const struct command *find(const char *name)

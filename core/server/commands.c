@@ -6,6 +6,7 @@
 #include "control.h"
 #include "declared.h"
 #include "level.h"
+#include "peers_command.h"
 #include "probation.h"
 #include "reload.h"
 #include "status_report.h"
@@ -95,6 +96,7 @@ static const char *on_stop(unsigned ticket)
     return mg_control_done;
 }
 
+static const char *const peers_takes[] = { "action", "upstream", "peer", "weight", "zone", NULL };
 static const char *const reload_takes[] = { "canary", "by", NULL }, *const level_takes[] = { "level", NULL };
 
 static const struct mg_control_command commands[] = {
@@ -105,6 +107,7 @@ static const struct mg_control_command commands[] = {
     { "rollback", on_rollback, NULL },
     { "promote", on_promote, NULL },
     { "upgrade", on_upgrade, NULL },
+    { "peers", mg_peers_ask, peers_takes },
     { "drain", on_drain, NULL },
     { "log-level", mg_level_ask, level_takes },
     { "stop", on_stop, NULL },

@@ -36,6 +36,9 @@ static const char help[] =
     "                               tried out\n"
     "  moongate upgrade [--json]    start the binary anew; when all of it serves, the old process finishes and ends\n"
     "  moongate log-level [LEVEL]   how much the error log of a running moongate says; with LEVEL, from now on\n"
+    "  moongate peers [UPSTREAM]    the peers of a running moongate's upstreams (--json)\n"
+    "  moongate peers ACTION UPSTREAM PEER [WEIGHT]\n"
+    "                               add, remove, drain, undrain or weight one in all workers; or reset an upstream\n"
     "  moongate drain               let a running moongate finish what is in progress, then end\n"
     "  moongate stop                end it at once\n"
     "\n"
@@ -222,10 +225,8 @@ static int check(const char *script)
     return status;
 }
 
-static int ask(const struct line *l, const char *command, const char *word)
+static int ask_with(const struct line *l, const char *command, const struct mg_given *given)
 {
-    const char *key = mg_ask_word(command);
-    const struct mg_given given[] = { { "canary", l->canary }, { "by", l->by }, { key, word }, { NULL, NULL } };
     const char *path = l->control ? l->control : getenv("MOONGATE_CONTROL");
 
     if (!path && strcmp(command, "check") == 0)
@@ -233,6 +234,31 @@ static int ask(const struct line *l, const char *command, const char *word)
     if (!path)
         return misuse("which one? Name its control socket with --control PATH or MOONGATE_CONTROL for", command);
     return mg_ask(path, command, given, l->json);
+}
+
+static int ask(const struct line *l, const char *command, const char *word)
+{
+    const char *key = mg_ask_word(command);
+    const struct mg_given given[] = { { "canary", l->canary }, { "by", l->by }, { key, word }, { NULL, NULL } };
+
+    return ask_with(l, command, given);
+}
+
+/* peers [UPSTREAM], or peers ACTION UPSTREAM [PEER [WEIGHT]]. */
+static int ask_peers(const struct line *l, int count, char **words)
+{
+    enum { MOST = 4 };
+    const char *w[MOST] = { NULL };
+
+    if (count > MOST)
+        return misuse("one word too many:", words[MOST]);
+    for (int i = 0; i < count; i++)
+        w[i] = words[i];
+    const struct mg_given named[] = { { "upstream", w[0] }, { NULL, NULL } };
+    const struct mg_given given[] = {
+        { "action", w[0] }, { "upstream", w[1] }, { "peer", w[2] }, { "weight", w[3] }, { NULL, NULL },
+    };
+    return ask_with(l, "peers", count < 2 ? named : given);
 }
 
 static int run(struct line *l, int count, char **words)
@@ -247,6 +273,8 @@ static int run(struct line *l, int count, char **words)
         return misuse("--by needs a share: --canary 5%", NULL);
     if (strcmp(first, "check") == 0 && count == 2)
         return check(words[1]);
+    if (strcmp(first, "peers") == 0)
+        return ask_peers(l, count - 1, words + 1);
     if (mg_ask_knows(first)) {
         int most = mg_ask_word(first) ? 2 : 1;
         return count <= most ? ask(l, first, count > 1 ? words[1] : NULL) : misuse("one word too many:", words[most]);

@@ -22,6 +22,7 @@
 #include "level.h"
 #include "log.h"
 #include "notify.h"
+#include "peers_command.h"
 #include "probation.h"
 #include "reload.h"
 #include "sockets.h"
@@ -224,6 +225,8 @@ static void on_letter(struct mg_child *c, const struct mg_letter *l)
         on_failed(c, l);
     } else if (l->word == MG_WORD_STATUS) {
         mg_status_on_report(c, l);
+    } else if (l->word == MG_WORD_PEERS) {
+        mg_peers_on_answer(l);
     } else if (l->word == MG_WORD_IN_FORCE) {
         mg_child_on_in_force(c);
         announce_if_all_serve();
@@ -263,6 +266,7 @@ static void on_end(struct mg_child *c, const struct mg_child_end *end)
     }
     mg_reload_on_end(c, end);
     mg_status_on_end();
+    mg_peers_on_end(c);
 }
 
 static void on_forked(void)
@@ -419,6 +423,7 @@ int mg_master_run(const struct mg_master_options *options)
     mg_notify_start(m.loop);
     catch_signals();
     mg_status_start(m.loop);
+    mg_peers_start(m.loop);
     ev_init(&m.kill, on_kill);
     ev_timer_init(&m.farewell, on_farewell, FAREWELL, 0);
     ev_timer_init(&m.tickets, on_tickets, mg_tls_turn(), 0);

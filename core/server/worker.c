@@ -22,6 +22,7 @@
 #include "listeners.h"
 #include "log.h"
 #include "mirror.h"
+#include "peers.h"
 #include "report.h"
 #include "script.h"
 #include "services.h"
@@ -270,6 +271,15 @@ static void report(void)
                         NULL, 0);
 }
 
+static void answer_peers(const struct mg_letter *l)
+{
+    static char text[MG_PEERS_ANSWER_MOST];
+
+    if (mg_generation_now)
+        mg_channel_send(w.options->channel, MG_WORD_PEERS, text,
+                        mg_peers_obey(mg_generation_now, l->body, l->len, text), NULL, 0);
+}
+
 static void on_drained(struct ev_loop *loop, ev_timer *t, int events)
 {
     (void)loop;
@@ -335,6 +345,9 @@ static void hear(const struct mg_letter *l)
     case MG_WORD_REOPEN:
         mg_log_reopen();
         mg_sink_reopen();
+        return;
+    case MG_WORD_PEERS:
+        answer_peers(l);
         return;
     case MG_WORD_LEVEL:
         if (l->len == sizeof(level)) {

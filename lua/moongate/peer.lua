@@ -54,7 +54,7 @@ function peer_methods:drain(on)
   C.mg_peer_drain(self[1], on ~= false)
 end
 
---- Takes the peer out of its upstream, for good.
+--- Takes the peer out of its upstream, in all workers, until it is added again.
 function peer_methods:remove()
   C.mg_peer_remove(self[1])
 end
@@ -93,6 +93,14 @@ function peer.is(value)
   return getmetatable(value) == peer_meta
 end
 
+-- The object of the last peer with this address.
+local function find_address(pointer, wanted)
+  for i = C.mg_upstream_count(pointer) - 1, 0, -1 do
+    local p = peer.of(C.mg_upstream_peer(pointer, i))
+    if p.address == wanted then return p end
+  end
+end
+
 ---@class moongate.Upstream
 ---@field name string
 ---@field peers moongate.Peer[] all of them, in the order of declaration
@@ -100,22 +108,27 @@ end
 ---@field breaker string "closed", "open" or "half open"; "none" if it has none
 local upstream_methods = {}
 
---- Adds a peer while traffic flows.
----@param new string|{ [1]: string, weight?: number, meta?: table } "host:port", or a table that begins with it
+--- Adds a peer while traffic flows, in all workers; or gives one that is there another weight.
+---@param new string|{ [1]: string, weight?: number, zone?: string, meta?: table } "host:port", or a table that begins
+--- with it; `meta` is known in this worker alone
 ---@return moongate.Peer? peer, string? reason
 function upstream_methods:add(new)
   if type(new) == "string" then new = { new } end
   if type(new) ~= "table" or type(new[1]) ~= "string" then
     error("upstream:add takes an address, or a table that begins with one", 2)
   end
-  local pointer = C.mg_upstream_add(self[1], new[1], #new[1], new.weight or 1)
-  if pointer == nil then return nil, ('"%s" can\'t be a peer'):format(new[1]) end
-  peers[number_of(pointer)] = nil
-  return new_peer(pointer, new.meta)
+  local own_zone = new.zone or ""
+  local code = C.mg_upstream_add(self[1], new[1], #new[1], new.weight or 1, own_zone, #own_zone)
+  if code == C.MG_MALFORMED then return nil, ('"%s" can\'t be a peer'):format(new[1]) end
+  if code ~= 0 then return nil, "too many peers have come, gone or changed" end
+  local added = find_address(self[1], new[1])
+  if added and new.meta then rawset(added, "meta", new.meta) end
+  return added
 end
 
 local function all_peers(pointer)
   local list = {}
+  C.mg_upstream_follow(pointer)
   for i = 0, C.mg_upstream_count(pointer) - 1 do list[i + 1] = peer.of(C.mg_upstream_peer(pointer, i)) end
   return list
 end
@@ -164,7 +177,12 @@ local function healthy(pointer)
   for i = 0, C.mg_upstream_count(pointer) - 1 do
     local p = C.mg_upstream_peer(pointer, i)
     local look = C.mg_peer_look(p)
-    if look.draining == 0 and (panics or look.healthy ~= 0) then list[#list + 1] = peer.of(p) end
+    if look.draining == 0 and (panics or look.healthy ~= 0) then
+      local object = peer.of(p)
+      C.mg_peer_about(p, address, zone, weight)
+      if object.weight ~= weight[0] then rawset(object, "weight", weight[0]) end
+      list[#list + 1] = object
+    end
   end
   return list
 end

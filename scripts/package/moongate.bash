@@ -35,6 +35,7 @@ _moongate()
     fi
     case $before in
     --log) mapfile -t COMPREPLY < <(compgen -W 'debug info warn error none' -- "$word") ;;
+    peers) mapfile -t COMPREPLY < <(compgen -W 'add remove drain undrain weight reset' -- "$word") ;;
     log-level) mapfile -t COMPREPLY < <(compgen -W 'debug info warn error none default' -- "$word") ;;
     --workers|--shared|--canary) ;;
     --by) mapfile -t COMPREPLY < <(compgen -W 'client cookie: header:' -- "$word") ;;
@@ -45,7 +46,7 @@ _moongate()
                 --help --version' -- "$word")
         else
             compopt -o filenames 2>/dev/null
-            mapfile -t COMPREPLY < <(compgen -W 'check sim status generations reload rollback promote upgrade log-level
+            mapfile -t COMPREPLY < <(compgen -W 'check sim status generations reload rollback promote upgrade peers log-level
                 drain stop' -- "$word"; compgen -f -- "$word")
         fi ;;
     esac

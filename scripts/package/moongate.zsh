@@ -1,7 +1,7 @@
 #compdef moongate
 
 local -a verbs
-verbs=(check sim status generations reload rollback promote upgrade log-level drain stop)
+verbs=(check sim status generations reload rollback promote upgrade peers log-level drain stop)
 if [[ $words[2] == sim ]]; then
     _arguments \
         '--upstream[which upstream]:name:' \
@@ -40,6 +40,10 @@ if [[ $words[2] == sim ]]; then
         '--help[print the usage]' \
         '1: :(sim)' \
         '2:script:_files -g "*.lua"'
+    return
+fi
+if [[ $words[2] == peers && $CURRENT -eq 3 ]]; then
+    compadd add remove drain undrain weight reset
     return
 fi
 if [[ $words[2] == log-level && $CURRENT -eq 3 ]]; then

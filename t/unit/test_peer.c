@@ -269,7 +269,7 @@ static void the_same_address_may_stand_twice(void)
     mg_peer_begin(a);
     assert(mg_peer_active(a) == 1 && mg_peer_active(b) == 0);
     mg_peer_end(a, false, -1);
-    mg_peer_remove(a);
+    mg_peer_take_off(a);
     struct mg_peer *c = add(u, "10.0.0.1:1", 2);
     assert(c->view != b->view && c == a && !c->removed && c->weight == 2);
     mg_upstream_free(u);
@@ -282,17 +282,18 @@ static void peers_come_and_go(void)
     uint32_t version = mg_upstream_version(u);
 
     mg_peer_begin(a);
-    mg_peer_remove(a);
-    mg_peer_remove(a);
+    mg_peer_take_off(a);
+    mg_peer_take_off(a);
     assert(mg_upstream_version(u) != version && mg_upstream_count(u) == 1 && mg_upstream_peer(u, 0) == b);
     assert(mg_peer_index(b) == 0 && !mg_upstream_peer(u, 1) && !mg_upstream_peer(u, -1));
     assert(pick(u) == b && pick(u) == b && !mg_peer_may(a, &none));
     mg_peer_end(a, false, -1);
 
-    mg_peer *c = mg_upstream_add(u, "app.internal:80", 15, 1);
+    const char *problem;
+    mg_peer *c = mg_upstream_add_peer(u, MG_LIT("app.internal:80"), 1, MG_LIT(""), &problem);
     assert(c && mg_peer_index(c) == 1 && pick(u) != pick(u));
-    assert(!mg_upstream_add(u, "nonsense", 8, 1));
-    mg_peer_remove(b), mg_peer_remove(c);
+    assert(!mg_upstream_add_peer(u, MG_LIT("nonsense"), 1, MG_LIT(""), &problem));
+    mg_peer_take_off(b), mg_peer_take_off(c);
     assert(!pick(u) && mg_upstream_count(u) == 0);
     mg_upstream_free(u);
 }

@@ -1,0 +1,194 @@
+"""moongate peers, upstream:add and peer:remove: who the peers are now, agreed by all workers."""
+import os
+import signal
+
+import pytest
+
+from load import Load
+from moongate import run, wait_until
+from test_reload import edit, reload
+
+
+@pytest.fixture
+def servers(origin):
+    """Three origins that answer with their number."""
+    return [origin.answers(200, b"%d" % n) for n in range(3)]
+
+
+def script(peers, more=""):
+    listed = ", ".join(f'"{peer}"' for peer in peers)
+    return f"""local app = gate.upstream("app", {{ peers = {{ {listed} }} }})
+        {more}
+        gate.route {{ "/*", upstream = app }}"""
+
+
+def peers(gate, *words):
+    done = run("peers", *words, "--control", gate.control_path)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def listed(gate, upstream="app"):
+    answer = gate.command("peers", upstream=upstream)
+    return {p["address"]: p for p in answer["upstreams"][0]["peers"]}
+
+
+def met(gate, count=40):
+    """Which origins answer, over new connections, so in all workers."""
+    return {gate.get("/").body for _ in range(count)}
+
+
+def test_the_list_tells_of_every_peer(moongate, servers):
+    gate = moongate(script(servers[:2]))
+    for _ in range(4):
+        gate.get("/")
+
+    rows = listed(gate)
+    lines = peers(gate).splitlines()
+
+    assert {address: row["requests"] for address, row in rows.items()} == {str(server): 2 for server in servers[:2]}
+    assert {(row["state"], row["from"], row["weight"]) for row in rows.values()} == {("in use", "script", 1)}
+    assert lines[0] == "app" and [line.split()[0] for line in lines[2:]] == [str(server) for server in servers[:2]]
+
+
+def test_a_peer_that_is_added_and_removed_is_so_in_all_workers(moongate, servers):
+    gate = moongate(script(servers[:1]), workers=2)
+    assert met(gate) == {b"0"}
+
+    told = peers(gate, "add", "app", str(servers[1]), "2")
+
+    assert str(servers[1]) in told
+    assert met(gate) == {b"0", b"1"}
+    assert (listed(gate)[str(servers[1])]["weight"], listed(gate)[str(servers[1])]["from"]) == (2, "added")
+    peers(gate, "remove", "app", str(servers[0]))
+    assert met(gate) == {b"1"}
+    peers(gate, "remove", "app", str(servers[1]))
+    assert {gate.get("/").status for _ in range(10)} == {503}
+    peers(gate, "reset", "app")
+    assert met(gate) == {b"0"}
+
+
+def test_a_peer_that_drains_gets_no_new_requests_until_it_is_told_to(moongate, servers):
+    gate = moongate(script(servers[:2]), workers=2)
+
+    peers(gate, "drain", "app", str(servers[0]))
+
+    assert met(gate) == {b"1"}
+    assert listed(gate)[str(servers[0])]["state"] == "draining"
+    peers(gate, "undrain", "app", str(servers[0]))
+    assert met(gate) == {b"0", b"1"}
+
+
+def test_a_weight_counts_in_every_worker(moongate, servers):
+    gate = moongate(script(servers[:2]), workers=2)
+
+    peers(gate, "weight", "app", str(servers[0]), "9")
+
+    answers = [gate.get("/").body for _ in range(100)]
+    assert answers.count(b"0") == 90
+
+
+def test_scripts_add_and_remove_in_all_workers_too(moongate, servers):
+    gate = moongate(script(servers[:1], f"""
+        gate.route {{ "/add", handler = function() return app:add {{ "{servers[1]}", weight = 3 }} and 204 or 500 end }}
+        gate.route {{ "/remove", handler = function() app.peers[1]:remove() return 204 end }}
+        gate.route {{ "/weights", handler = function() local sum = 0 for _, p in ipairs(app.peers) do sum = sum + p.weight end return 200, tostring(sum) end }}
+    """), workers=2)
+
+    assert gate.get("/add").status == 204
+    assert met(gate) == {b"0", b"1"}
+    assert {gate.get("/weights").body for _ in range(20)} == {b"4"}
+    assert gate.get("/remove").status == 204
+    assert met(gate) == {b"1"}
+
+
+def test_balancers_in_lua_see_who_comes_and_what_they_weigh(moongate, servers):
+    gate = moongate(script(servers[:1]).replace("peers = {", 'balance = "random", peers = {'), workers=2)
+    met(gate)
+
+    peers(gate, "add", "app", str(servers[1]), "1000")
+
+    wait_until(lambda: [gate.get("/").body for _ in range(30)].count(b"1") > 25)
+    peers(gate, "weight", "app", str(servers[1]), "0.001")
+    assert [gate.get("/").body for _ in range(30)].count(b"0") > 25
+
+
+def test_what_was_said_outlives_a_worker_a_reload_and_an_upgrade(moongate, servers):
+    gate = moongate(script(servers[:2]), workers=2)
+    peers(gate, "remove", "app", str(servers[0]))
+    peers(gate, "add", "app", str(servers[2]))
+    expected = {b"1", b"2"}
+    before = gate.worker_pids()
+
+    os.kill(before[0], signal.SIGKILL)
+    wait_until(lambda: len(pids := gate.worker_pids()) == 2 and before[0] not in pids)
+    assert met(gate) == expected
+    reload(gate)
+    assert met(gate) == expected
+    gate.upgrade()
+    assert met(gate) == expected
+    edit(gate, script(servers))
+    reload(gate)
+    assert met(gate) == expected, "what was said stands, whatever the script declares"
+    peers(gate, "reset", "app")
+    assert met(gate) == {b"0", b"1", b"2"}
+
+
+def test_peers_come_and_go_under_load_without_a_failed_request(moongate, origin):
+    servers = [origin.answers(200, b"ok") for _ in range(3)]
+    gate = moongate(script(servers[:2]), workers=2)
+    load = Load(gate)
+
+    for _ in range(10):
+        peers(gate, "add", "app", str(servers[2]))
+        peers(gate, "drain", "app", str(servers[0]))
+        peers(gate, "remove", "app", str(servers[1]))
+        peers(gate, "undrain", "app", str(servers[0]))
+        peers(gate, "add", "app", str(servers[1]))
+        peers(gate, "remove", "app", str(servers[2]))
+
+    assert load.stop()["kept"] > 50
+
+
+def test_a_request_in_progress_at_a_peer_that_is_removed_ends_there(moongate, origin):
+    held = origin.holds(b"held")
+    gate = moongate(script([held, origin.answers(200, b"other")]))
+    clients = [gate.raw() for _ in range(2)]
+    for client in clients:
+        client.send("GET / HTTP/1.1\r\nHost: example.test\r\n\r\n")
+    held.wait_seen(1)
+
+    peers(gate, "remove", "app", str(held))
+    held.go.set()
+
+    assert {client.response().body for client in clients} == {b"held", b"other"}
+
+
+@pytest.mark.parametrize("words, told", [
+    (["none"], 'peers: there is no upstream "none"'),
+    (["add", "none", "127.0.0.1:1"], 'peers: there is no upstream "none"'),
+    (["add", "app"], 'peers: which peer? An address is needed behind the upstream "app"'),
+    (["add", "app", "nonsense"], "peers: "),
+    (["add", "app", "127.0.0.1:1", "heavy"], "its weight must be a number above 0 and at most 1000000"),
+    (["remove", "app", "127.0.0.1:1"], 'peers: the upstream has no such peer; `peers` lists them "127.0.0.1:1"'),
+    (["weigh", "app", "127.0.0.1:1"], 'peers: add, remove, drain, undrain, weight or reset is needed, got "weigh"'),
+], ids=["list", "upstream", "address", "no address", "weight", "unknown", "action"])
+def test_a_mistake_is_told_with_its_remedy(moongate, servers, words, told):
+    gate = moongate(script(servers[:1]))
+
+    done = run("peers", *words, "--control", gate.control_path)
+
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert list(listed(gate)) == [str(servers[0])]
+
+
+def test_of_more_than_can_be_remembered_the_last_is_refused_and_said_so(moongate, servers):
+    gate = moongate(script(servers[:1]))
+
+    answers = [gate.command("peers", action="add", upstream="app", peer=f"127.1.{n // 200}.{n % 200 + 1}:1") for n in range(513)]
+
+    assert all("error" not in answer for answer in answers[:512])
+    assert "at most 512" in answers[512]["error"]
+    assert "error" not in gate.command("peers", action="reset", upstream="app")
+    assert list(listed(gate)) == [str(servers[0])]
