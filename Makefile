@@ -109,7 +109,7 @@ DEPS_DEB := dpkg-dev binutils
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light haproxy curl wrk python3-brotli zstd \
              python3-h2 python3-jwt python3-cryptography nghttp2-client nodejs openssl testssl.sh apache2-utils \
-             bsdextrautils lua-socket mandoc systemd zsh jq debootstrap systemd-container lintian $(DEPS_DEB) \
+             bsdextrautils lua-socket mandoc systemd zsh jq etcd-server debootstrap systemd-container lintian $(DEPS_DEB) \
              $(if $(shell command -v npm),,npm)
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
 DEPS_BENCH := openssl nghttp2-client nghttp2-server nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3 nghttp2-client

@@ -9,8 +9,8 @@
 
 enum { MG_ROSTER_ADDRESS_MOST = 128, MG_ROSTER_ZONE_MOST = 48, MG_ROSTER_MOST = 512 };
 
-/* A peer of this address is there from now on. NULL, or what is wrong. */
-const char *mg_roster_put(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone);
+/* A peer of this address is there from now on; `found`: as long as somebody discovers peers. NULL, or what is wrong. */
+const char *mg_roster_put(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone, bool found);
 /* None is. */
 const char *mg_roster_remove(struct mg_upstream *u, mg_slice address);
 /* What was said is forgotten: those are there that the script declares. */

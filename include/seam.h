@@ -383,8 +383,12 @@ int mg_balance_hedge(mg_view *x, mg_peer *other, double after);
 void mg_retry_verdict(mg_view *x, bool again);
 /* While traffic flows, in all workers: peers come and go, and have other weights. The address is "host:port" or
  * "unix:...", the zone may be empty. MG_MALFORMED; MG_FULL: too much was said of one upstream. */
-int mg_upstream_add(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone, uint32_t zlen);
+int mg_upstream_add(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone, uint32_t zlen,
+                    bool found);
 int mg_peer_remove(mg_peer *p);
+bool mg_peer_came(const mg_peer *p); /* the script has not declared it */
+/* What was found for this upstream goes. */
+void mg_upstream_forget_found(mg_upstream *u);
 /* What other workers have said since is taken up. */
 void mg_upstream_follow(mg_upstream *u);
 

@@ -13,6 +13,7 @@ struct entry {
     char address[MG_ROSTER_ADDRESS_MOST];
     char zone[MG_ROSTER_ZONE_MOST];
     double weight; /* 0: it is not there */
+    bool found;    /* by discovery: it goes with that */
 };
 
 /* Under the upstream's name, in shared memory. An entry is written whole before `count` says that it is there. */
@@ -136,7 +137,12 @@ void mg_roster_follow(struct mg_upstream *u)
 
 /* ---- Said. ---- */
 
-static const char *say(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone)
+static bool is_said(const struct entry *e, const struct entry *said)
+{
+    return e && e->weight == said->weight && strcmp(e->zone, said->zone) == 0;
+}
+
+static const char *say(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone, bool found)
 {
     struct mg_roster *r = roster_of(u);
 
@@ -144,16 +150,20 @@ static const char *say(struct mg_upstream *u, mg_slice address, double weight, m
         return "the shared memory has no room for one more roster; raise shared_size";
     if (address.len >= MG_ROSTER_ADDRESS_MOST || zone.len >= MG_ROSTER_ZONE_MOST)
         return "an address may have at most 127 bytes, and a zone 47";
+    struct entry said = { .weight = weight, .found = found };
+    memcpy(said.address, address.ptr, address.len);
+    if (zone.len)
+        memcpy(said.zone, zone.ptr, zone.len);
     lock(r);
     struct entry *e = find(r, address), *to = e ? e : &r->entries[r->count];
+    if (is_said(e, &said)) { /* discovery says so again and again */
+        unlock(r, false);
+        return NULL;
+    }
     if (!e && r->count == MG_ROSTER_MOST) {
         unlock(r, false);
         return "of an upstream's peers at most 512 may have come, gone or changed; reset it, or reload the script";
     }
-    struct entry said = { .weight = weight };
-    memcpy(said.address, address.ptr, address.len);
-    if (zone.len)
-        memcpy(said.zone, zone.ptr, zone.len);
     *to = said;
     if (!e)
         __atomic_store_n(&r->count, r->count + 1, __ATOMIC_RELEASE);
@@ -162,11 +172,11 @@ static const char *say(struct mg_upstream *u, mg_slice address, double weight, m
     return NULL;
 }
 
-const char *mg_roster_put(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone)
+const char *mg_roster_put(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone, bool found)
 {
     const char *wrong = mg_peer_check(address, weight);
 
-    return wrong ? wrong : say(u, address, weight, zone);
+    return wrong ? wrong : say(u, address, weight, zone, found);
 }
 
 /* One that has only come is forgotten; of one that a script declares it must be remembered. */
@@ -179,7 +189,7 @@ const char *mg_roster_remove(struct mg_upstream *u, mg_slice address)
     for (int i = 0; i < mg_upstream_count(u); i++)
         came |= mg_upstream_peer(u, i)->came && mg_text_equal(mg_upstream_peer(u, i)->name, address);
     if (!came || !r)
-        return say(u, address, 0, (mg_slice){ "", 0 });
+        return say(u, address, 0, (mg_slice){ "", 0 }, false);
     lock(r);
     struct entry *e = find(r, address);
     if (e) {
@@ -219,18 +229,44 @@ bool mg_roster_names(struct mg_upstream *u, mg_slice address)
 
 /* ---- The seam's side. ---- */
 
-int mg_upstream_add(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone, uint32_t zlen)
+int mg_upstream_add(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone, uint32_t zlen,
+                    bool found)
 {
     mg_slice name = { address, len };
 
     if (mg_peer_check(name, weight))
         return MG_MALFORMED;
-    return mg_roster_put(u, name, weight, (mg_slice){ zone, zlen }) ? MG_FULL : MG_OK;
+    return mg_roster_put(u, name, weight, (mg_slice){ zone, zlen }, found) ? MG_FULL : MG_OK;
 }
 
 int mg_peer_remove(mg_peer *p)
 {
     return mg_roster_remove(p->upstream, p->name) ? MG_FULL : MG_OK;
+}
+
+bool mg_peer_came(const mg_peer *p)
+{
+    return p->came;
+}
+
+void mg_upstream_forget_found(mg_upstream *u)
+{
+    struct mg_roster *r = roster_of(u);
+    uint32_t kept = 0;
+
+    if (!r || !__atomic_load_n(&r->count, __ATOMIC_RELAXED))
+        return;
+    lock(r);
+    uint32_t before = r->count;
+    for (uint32_t i = 0; i < before; i++) {
+        if (r->entries[i].found)
+            continue;
+        struct entry e = r->entries[i];
+        r->entries[kept++] = e;
+    }
+    r->count = kept;
+    unlock(r, kept != before);
+    mg_roster_follow(u);
 }
 
 void mg_upstream_follow(mg_upstream *u)

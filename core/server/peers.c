@@ -169,12 +169,12 @@ static const char *change(struct mg_upstream *u, const struct order *o)
     if (says(o->action, "add")) {
         if (there)
             return "the upstream has this peer already; give it another weight by `peers weight`";
-        return mg_roster_put(u, o->peer, o->weight.len ? weight_of(o->weight) : 1, o->zone);
+        return mg_roster_put(u, o->peer, o->weight.len ? weight_of(o->weight) : 1, o->zone, false);
     }
     if (!there)
         return "the upstream has no such peer; `peers` lists them";
     if (says(o->action, "weight"))
-        return mg_roster_put(u, o->peer, weight_of(o->weight), there->zone);
+        return mg_roster_put(u, o->peer, weight_of(o->weight), there->zone, false);
     if (says(o->action, "remove"))
         return mg_roster_remove(u, o->peer);
     (void)drain(u, o->peer, says(o->action, "drain"));

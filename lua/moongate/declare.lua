@@ -8,6 +8,7 @@ local C = require "moongate.seam"
 local balance = require "moongate.balance"
 local core = require "moongate.core"
 local declared = require "moongate.declared"
+local discover = require "moongate.discover"
 local health = require "moongate.health"
 local policy = require "moongate.policy"
 local probe = require "moongate.probe"
@@ -153,7 +154,7 @@ local upstream_numbers = {
 }
 
 local upstream_keys = {
-  peers = schema.table { needed = true, expect = 'a list of addresses like { "10.0.0.1:8080" }' },
+  peers = schema.table { expect = 'a list of addresses like { "10.0.0.1:8080" }' },
   balance = schema.any("a balancer", function(value)
     if balance.built_in[value] then return value end
     return balance.find(value)
@@ -163,7 +164,6 @@ local upstream_keys = {
     if value == false then return { attempts = 1 } end
     if type(value) == "table" or type(value) == "function" then return value end
   end),
-  discover = schema.later "discovery",
   tls = schema.any("true or a table of options", function(value)
     if value == true or type(value) == "table" then return value end
   end),
@@ -172,6 +172,7 @@ local upstream_keys = {
 }
 for key, kind in pairs(upstream_numbers) do upstream_keys[key] = kind end
 for key, kind in pairs(health.keys) do upstream_keys[key] = kind end
+for key, kind in pairs(discover.keys) do upstream_keys[key] = kind end
 
 local peer_keys = {
   [1] = text { called = "address", needed = true, expect = 'an address like "10.0.0.1:8080"' },
@@ -345,7 +346,10 @@ function declare.upstream(name, options)
   end
   need_table(options, fail, "described by a table with peers in it")
   local read = schema.read(options, upstream_keys, fail)
-  local peers = read_peers(read.peers, fail)
+  if not (read.peers or read.discover) then
+    fail 'peers is needed: a list of addresses like { "10.0.0.1:8080" }; or discover'
+  end
+  local peers = read_peers(read.peers or {}, fail)
   local record = { name = name, place = place, peers = peers, attempt = read.attempt, options = read }
   local given = options.balance
   record.balancer = type(given) == "string" and given or given and "a function" or "round_robin"
@@ -373,6 +377,7 @@ function declare.upstream(name, options)
   end
   record.object = require("moongate.peer").upstream_new(name, record.pointer, metas)
   if checks then probe.check(record, checks, fail) end
+  if read.discover then discover.begin(record, read, fail) end
   if spec.eject.on or spec.breaker.on then probe.judge(record, spec, fail) end
   table.insert(declared.upstreams, record)
   declared.upstreams[name], declared.upstreams[record.object] = record, record

@@ -118,7 +118,7 @@ function upstream_methods:add(new)
     error("upstream:add takes an address, or a table that begins with one", 2)
   end
   local own_zone = new.zone or ""
-  local code = C.mg_upstream_add(self[1], new[1], #new[1], new.weight or 1, own_zone, #own_zone)
+  local code = C.mg_upstream_add(self[1], new[1], #new[1], new.weight or 1, own_zone, #own_zone, false)
   if code == C.MG_MALFORMED then return nil, ('"%s" can\'t be a peer'):format(new[1]) end
   if code ~= 0 then return nil, "too many peers have come, gone or changed" end
   local added = find_address(self[1], new[1])

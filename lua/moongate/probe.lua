@@ -149,6 +149,7 @@ local function step(self, count)
 end
 
 local function sweep(self)
+  C.mg_upstream_follow(self.pointer)
   local leads, count = C.mg_leader_lead(self.leader, LEADS), C.mg_upstream_count(self.pointer)
   self.timer.seconds = LOOK
   if not leads or count == 0 then

@@ -12,6 +12,7 @@ local hooks = require "moongate.hooks"
 local keep = require "moongate.keep"
 local news = require "moongate.news"
 local on_fail = require "moongate.on_fail"
+local discover = require "moongate.discover"
 local probe = require "moongate.probe"
 local timer = require "moongate.timer"
 local works = require "moongate.works"
@@ -77,6 +78,7 @@ local events = {
   [C.MG_EVENT_INIT] = function() return generation.init() end,
   [C.MG_EVENT_START] = function()
     probe.start()
+    discover.start()
     timer.start()
     news.start()
   end,

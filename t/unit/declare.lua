@@ -240,7 +240,7 @@ refused(head .. 'gate.upstream("users", { peers = { "a:1", 7 } })',
 refused(head .. 'gate.upstream("users", { peers = { { "a:1", wieght = 2 } } })',
   'gateway.lua:2: upstream "users": peer 1: unknown key "wieght"; did you mean "weight"?')
 refused(head .. 'gate.upstream("users", {})',
-  'gateway.lua:2: upstream "users": peers is needed: a list of addresses like { "10.0.0.1:8080" }')
+  'gateway.lua:2: upstream "users": peers is needed: a list of addresses like { "10.0.0.1:8080" }; or discover')
 refused(head .. 'gate.upstream("a", { peers = {} })\ngate.upstream("a", { peers = {} })',
   'gateway.lua:3: upstream "a": the name is taken already, by gateway.lua:2; choose another')
 refused(head .. 'gate.upstream("a", { peers = {}, balance = "lest_conn" })',

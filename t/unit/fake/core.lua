@@ -200,6 +200,7 @@ function core.upstream(addresses)
   return ffi.cast("mg_upstream *", #core.upstreams)
 end
 function fake.mg_upstream_follow() end
+function fake.mg_upstream_forget_found() end
 function fake.mg_upstream_count(u) return #upstream_of(u) end
 function fake.mg_upstream_peer(u, i) return ffi.cast("mg_peer *", tonumber(ffi.cast("intptr_t", u)) * 100 + i + 1) end
 function fake.mg_upstream_version(u) return upstream_of(u).version end
