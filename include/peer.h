@@ -26,6 +26,7 @@ struct mg_peer {
     bool removed;
     bool came;                     /* no script has declared it: roster.c's */
     double declared;               /* the weight that the script says; 0: it came */
+    unsigned place;                /* among those that the script has declared */
     bool guarded;                  /* its upstream has a breaker, which hears of each try */
     bool watched;                  /* the heads of its answers are looked at (mg_health_see) */
     struct mg_peer_health *health; /* shared; health.c's and ejection.c's */
@@ -76,6 +77,8 @@ const char *mg_peer_check(mg_slice address, double weight);
 /* As of this worker; what was said to all of them is roster.c's. */
 void mg_peer_set_weight(struct mg_peer *p, double weight);
 void mg_peer_take_off(struct mg_peer *p);
+/* Puts the peers in the order that all workers agree on, as turns go by it: as declared, then those that came. */
+void mg_upstream_sort(struct mg_upstream *u);
 /* One of those that were taken off; NULL: there are not so many. */
 struct mg_peer *mg_upstream_removed(struct mg_upstream *u, unsigned i);
 /* What roster.c keeps with an upstream. */

@@ -88,6 +88,20 @@ def test_a_weight_counts_in_every_worker(moongate, servers):
     assert answers.count(b"0") == 90
 
 
+def test_turns_are_even_over_all_workers_whoever_came_first(moongate, servers):
+    gate = moongate(script(servers[:1]), workers=2)
+    for server in (servers[2], servers[1]):
+        met(gate, 3)
+        peers(gate, "add", "app", str(server))
+    peers(gate, "remove", "app", str(servers[0]))
+    peers(gate, "add", "app", str(servers[0]))
+    met(gate)
+
+    answers = [gate.get("/").body for _ in range(90)]
+
+    assert {answers.count(b"%d" % n) for n in range(3)} == {30}
+
+
 def test_scripts_add_and_remove_in_all_workers_too(moongate, servers):
     gate = moongate(script(servers[:1], f"""
         gate.route {{ "/add", handler = function() return app:add {{ "{servers[1]}", weight = 3 }} and 204 or 500 end }}

@@ -372,10 +372,12 @@ mg_peer *mg_declare_peer(mg_upstream *u, const char *address, uint32_t len, doub
     const char *why = NULL;
     struct mg_peer *p = mg_upstream_add_peer(u, (mg_slice){ address, len }, weight, (mg_slice){ zone, zlen }, &why);
 
-    if (!p)
+    if (!p) {
         refuse("%s", why);
-    else
-        p->declared = weight;
+        return NULL;
+    }
+    p->declared = weight;
+    p->place = (unsigned)p->index;
     return p;
 }
 

@@ -359,6 +359,25 @@ void mg_peer_set_weight(struct mg_peer *p, double weight)
     p->upstream->version++;
 }
 
+static int compare_places(const void *one, const void *other)
+{
+    const struct mg_peer *a = *(struct mg_peer *const *)one, *b = *(struct mg_peer *const *)other;
+
+    if (a->came != b->came)
+        return a->came ? 1 : -1;
+    if (!a->came)
+        return a->place < b->place ? -1 : a->place > b->place;
+    uint32_t len = a->name.len < b->name.len ? a->name.len : b->name.len;
+    int order = memcmp(a->name.ptr, b->name.ptr, len);
+    return order ? order : (a->name.len > b->name.len) - (a->name.len < b->name.len);
+}
+
+void mg_upstream_sort(struct mg_upstream *u)
+{
+    qsort(u->peers, u->count, sizeof(struct mg_peer *), compare_places);
+    renumber(u);
+}
+
 struct mg_peer *mg_upstream_removed(struct mg_upstream *u, unsigned i)
 {
     return i < u->removed_count ? u->removed[i] : NULL;

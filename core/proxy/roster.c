@@ -123,6 +123,8 @@ static void take_up(struct mg_upstream *u, struct mg_roster *r)
     review_present(u, r);
     review_removed(u, r);
     add_others(u, r);
+    if (mg_upstream_count(u))
+        mg_upstream_sort(u);
     unlock(r, false);
 }
 
