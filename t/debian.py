@@ -100,6 +100,15 @@ def remove(folder):
     return True
 
 
+def is_gone(pid):
+    """Has this process ended? Where orphans are ours (moongate.become_reaper), it is ours to wait for, too."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+    return not os.path.exists(f"/proc/{pid}")
+
+
 class Machine:
     """It is booted, has a loopback interface and no other, and whatever it writes is gone with it."""
 
@@ -181,7 +190,7 @@ class Machine:
             except ProcessLookupError:
                 pass
         self.process.wait(20)
-        moongate.wait_until(lambda: not self.leader or not os.path.exists(f"/proc/{self.leader}"), 20)
+        moongate.wait_until(lambda: not self.leader or is_gone(self.leader), 20)
         remove(f"/run/systemd/nspawn/propagate/{self.name}")
         forget_groups()
 
