@@ -26,7 +26,7 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        script/enter script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets \
        server/launch server/notify server/watch server/channel server/listeners server/generations server/peers server/report server/services \
-       server/worker server/control server/declared server/children server/level server/probation server/status_report server/peers_command server/reload \
+       server/ready server/worker server/control server/declared server/children server/level server/probation server/status_report server/peers_command server/reload \
        server/upgrade server/commands \
        server/master server/ask \
        sim/chance sim/ledger sim/backend sim/crowd sim/world sim/simulate server/main

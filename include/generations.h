@@ -15,6 +15,8 @@ void mg_generations_end(void);
  * hooks were begun (vm.h). NULL with the text for the user. */
 struct mg_generation *mg_generations_load(unsigned number, mg_on_loaded *on_loaded, mg_on_ready *on_ready,
                                           mg_slice *problem);
+/* Is the one of this number loaded from a text that the master has kept, and not from the disk? */
+bool mg_generations_has_text(unsigned number);
 /* Why its init hooks failed. */
 const char *mg_generations_fault(const struct mg_generation *g);
 /* The one that was in force is retired; or kept, if g is on probation. */

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from client import Client, request
+from h2wire import Http2, get
 from load import Load
 from moongate import free_port, run, wait_until
 from test_reload import edit, generations, says
@@ -76,6 +77,19 @@ def test_a_client_stays_with_one_generation_in_all_workers(moongate, key, field)
     assert [set(answers(gate, 2, field % f"user-{n}")) for n in range(150)] == [set(each) for each in met]
     assert abs(sum(b"new" in each for each in met) / 150 - 0.4) < 0.2
     assert set(answers(gate, 30)) == {b"old"}, "who has no key is not tried upon"
+
+
+def test_streams_of_one_connection_of_http2_go_by_their_own_keys(moongate):
+    gate = moongate(says("old"), set=LONG)
+    try_out(gate, says("new"), "50%", "cookie:user")
+    fields = ["Cookie: user=user-%d" % n for n in range(30)]
+    expected = [gate.get("/", field).body for field in fields]
+
+    client = Http2(gate.address).ready()
+    met = [client.get("/", ("cookie", "a=1"), ("cookie", "user=user-%d" % n)).body for n in range(30)]
+    client.close()
+
+    assert met == expected and len(set(met)) == 2
 
 
 def test_all_requests_of_an_address_go_the_same_way(moongate):
@@ -206,6 +220,61 @@ def test_when_it_loses_its_vm_it_is_taken_back(moongate):
     assert set(statuses) <= {200, 500} and 500 in statuses
     gate.wait_log("generation 2 is tried out no more, and generation 1 serves all: a run of it overran")
     assert set(answers(gate, 40)) == {b"old"}
+
+
+@pytest.mark.parametrize("end", [None, "rollback", "promote"])
+def test_a_generation_that_loses_its_vm_is_built_of_its_own_text(moongate, end):
+    """The disk holds the script of the canary, or what was written since."""
+    loops = """gate.route { "/*", handler = function(req)
+        if req.headers["x-loop"] then while true do end end
+        return 200, "%s" end }"""
+    gate = moongate(loops % "old", set=LONG + ", cpu_budget = 0.05", workers=2)
+    gate.expect_error("cpu_budget|another worker takes the place")
+    try_out(gate, loops % "new", "10%", "cookie:user")
+    if end:
+        gate.command(end)
+    edit(gate, says("edited since"))
+    before = gate.worker_pids()
+    client = gate.raw()
+    client.send(request("GET", "/", "X-Loop: 1"))
+    wait_until(lambda: len(pids := gate.worker_pids()) == 2 and set(pids) != set(before), what="another worker")
+
+    assert {body for _ in range(8) for body in answers(gate, 3)} == {b"new" if end == "promote" else b"old"}
+    assert gate.get("/", "X-Loop: 1").status in (200, 500)
+    assert {body for _ in range(8) for body in answers(gate, 3)} == {b"new" if end == "promote" else b"old"}
+
+
+@pytest.mark.parametrize("end, word", [("promote", b"new"), ("rollback", b"old")])
+@pytest.mark.parametrize("slow", ["the one in force", "the canary"])
+def test_it_can_end_while_a_worker_begins(moongate, tmp_path, slow, end, word):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    waits = f"""gate.use {{ init = function()
+        if io.open("{marks}/wait") then
+          io.open("{marks}/begun", "w"):close()
+          while io.open("{marks}/wait") do gate.sleep(0.01) end
+        end
+        begun = true
+      end }}
+      gate.route {{ "/*", handler = function() return 200, begun and "%s" or "too early" end }}"""
+    old, new = (waits % "old", says("new")) if slow == "the one in force" else (says("old"), waits % "new")
+    gate = moongate(old, set=LONG, workers=2)
+    try_out(gate, new, "50%")
+    before = gate.worker_pids()
+    (marks / "wait").touch()
+    os.kill(before[0], signal.SIGKILL)
+    wait_until((marks / "begun").exists)
+
+    told = gate.command(end)
+    early = [body for _ in range(8) for body in answers(gate, 3)]
+    (marks / "wait").unlink()
+
+    assert "error" not in told and set(early) == {word}
+    number = 2 if end == "promote" else 1
+    wait_until(lambda: [w["generation"] for w in gate.status()["workers"]] == [number] * 2, what="both serve it")
+    assert {body for _ in range(8) for body in answers(gate, 3)} == {word}
+    if end == "rollback":
+        wait_until(lambda: generations(gate) == [1, 1], what="generation 2 is freed")
 
 
 def test_under_load_nothing_is_lost_while_it_begins_is_promoted_and_ends(moongate):

@@ -231,6 +231,30 @@ def test_a_worker_that_begins_during_probation_can_go_back_too(moongate, tmp_pat
     assert "another worker takes the place" not in gate.log()
 
 
+def test_a_worker_that_begins_keeps_nothing_that_was_let_go_meanwhile(moongate, tmp_path):
+    wait, begun = tmp_path / "wait", tmp_path / "begun"
+    gate = moongate('gate.log.info "the old one is loaded"\n' + says("old"), set=LONG, workers=2)
+    reload(gate, f"""gate.use {{ init = function()
+        if io.open("{wait}") then
+          io.open("{begun}", "w"):close()
+          while io.open("{wait}") do gate.sleep(0.01) end
+        end
+      end }}
+      """ + says("new"))
+    wait.touch()
+    os.kill(gate.worker_pids()[0], signal.SIGKILL)
+    wait_until(begun.exists)
+
+    gate.command("promote")
+    wait.unlink()
+
+    def in_workers():
+        return [(g["number"], g["state"]) for worker in gate.status()["workers"] for g in worker["generations"]]
+    wait_until(lambda: in_workers() == [(2, "in force")] * 2, what="both serve generation 2")
+    assert [in_workers() for _ in range(40)] == [[(2, "in force")] * 2] * 40
+    assert len(gate.wait_log("the old one is loaded", 2)) == 2
+
+
 def test_a_worker_that_begins_after_a_rollback_serves_what_the_others_serve(moongate, tmp_path):
     (tmp_path / "word.lua").write_text('return "old"')
     gate = moongate('gate.route { "/*", handler = function() return 200, WORD end }\nWORD = require "word"', set=LONG,

@@ -81,22 +81,29 @@ static void load_slice(struct mg_generation *g)
     g->on_loaded(g, status, problem);
 }
 
+/* NULL: it is loaded from the disk. */
+static const struct mg_sources *text_of(unsigned number)
+{
+    if (number == options->generation)
+        return options->sources;
+    return number == options->beside ? options->beside_sources : NULL;
+}
+
+bool mg_generations_has_text(unsigned number)
+{
+    return text_of(number);
+}
+
 /* Worker 0 is asked first in a reload: it says what has changed. */
 static struct mg_load_wants wanted(unsigned number)
 {
     bool first = options->number == 0;
-    const struct mg_sources *sources = NULL;
-
-    if (number == options->generation)
-        sources = options->sources;
-    else if (number == options->beside)
-        sources = options->beside_sources;
 
     return (struct mg_load_wants){
         .before = first && mg_generation_now ? mg_generation_now->outline : NULL,
         .outline = first,
         .files = first,
-        .sources = sources,
+        .sources = text_of(number),
     };
 }
 

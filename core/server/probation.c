@@ -16,6 +16,7 @@
 #include "declared.h"
 #include "log.h"
 #include "tally.h"
+#include "text.h"
 
 enum { SAMPLES = 120, RECORDS = 8, WHY_MOST = 320 };
 static const double EVERY = 0.5; /* seconds between two looks, and two samples: a minute of them */
@@ -244,6 +245,18 @@ static size_t put_counts(char *to, size_t size, struct mg_tally t)
                             (unsigned long long)t.throws);
 }
 
+/* The last rollback. A worker may have told why, in words of the script's. */
+static size_t report_last(char *to, size_t size)
+{
+    char why[6 * WHY_MOST];
+
+    if (!p.last.from)
+        return 0;
+    int len = (int)mg_text_put_json(why, mg_slice_of(p.last.why));
+    return (size_t)snprintf(to, size, ",\"rollback\":{\"generation\":%u,\"to\":%u,\"at\":%.3f,\"why\":\"%.*s\"}",
+                            p.last.from, p.last.to, p.last.at, len, why);
+}
+
 size_t mg_probation_report(char *to, size_t size)
 {
     size_t n = (size_t)snprintf(to, size, "\"generations\":[");
@@ -272,9 +285,5 @@ size_t mg_probation_report(char *to, size_t size)
         n += (size_t)snprintf(to + n, size - n, ",\"canary\":{\"generation\":%u,\"share\":%g,\"of\":\"%s\"}", p.canary,
                               mg_declared_terms()->share, terms);
     }
-    if (p.last.from)
-        n += (size_t)snprintf(to + n, size - n,
-                              ",\"rollback\":{\"generation\":%u,\"to\":%u,\"at\":%.3f,\"why\":\"%s\"}", p.last.from,
-                              p.last.to, p.last.at, p.last.why);
-    return n;
+    return n + report_last(to + n, size - n);
 }

@@ -23,6 +23,7 @@
 #include "log.h"
 #include "mirror.h"
 #include "peers.h"
+#include "ready.h"
 #include "report.h"
 #include "script.h"
 #include "services.h"
@@ -42,6 +43,7 @@ static struct worker {
     ev_signal term;
     struct mg_generation *candidate; /* loading or waiting for the master's word */
     bool draining, ended;
+    bool alone; /* none is wanted beside the one in force, whatever the options say */
     int status;
 } w;
 
@@ -63,61 +65,13 @@ static void refuse(mg_slice problem)
         finish(1);
 }
 
-static void describe_bind(struct mg_bind *b, const struct mg_listen *l)
-{
-    b->address = l->address;
-    b->backlog = l->backlog;
-    snprintf(b->text, sizeof(b->text), "%.*s", (int)l->text.len, l->text.ptr);
-    snprintf(b->where, sizeof(b->where), "%.*s", (int)l->where.len, l->where.ptr);
-}
-
-/* The two texts that a zero byte parts, with the one at their end. */
-static size_t size_of_changes(const char *text)
-{
-    size_t first = text ? strlen(text) + 1 : 0;
-
-    return first ? first + strlen(text + first) + 1 : 0;
-}
-
-static bool send_ready(const struct mg_generation *g)
-{
-    size_t size = sizeof(struct mg_ready) + g->listen_count * sizeof(struct mg_bind);
-    size_t changes = size_of_changes(g->changes), files = g->files ? strlen(g->files) + 1 : 0;
-
-    if (size + changes + files > MG_LETTER_MOST)
-        changes = files = 0;
-    struct mg_ready *r = calloc(1, size + changes + files);
-    if (!r)
-        return false;
-    r->drain_timeout = g->settings.drain_timeout;
-    r->workers = g->settings.workers;
-    r->log_level = (int)mg_services_level(&g->settings);
-    r->probation = g->settings.probation;
-    r->probation_errors = g->settings.probation_errors;
-    r->probation_least = g->settings.probation_least;
-    if (!mg_text_equal(g->settings.error_log, MG_LIT("stderr")))
-        snprintf(r->error_log, sizeof(r->error_log), "%.*s", (int)g->settings.error_log.len, g->settings.error_log.ptr);
-    r->count = g->listen_count;
-    for (unsigned i = 0; i < r->count; i++)
-        describe_bind(&r->binds[i], &g->listens[i]);
-    r->changes = (unsigned)changes;
-    r->files = (unsigned)files;
-    if (changes)
-        memcpy(&r->binds[r->count], g->changes, changes);
-    if (files)
-        memcpy((char *)&r->binds[r->count] + changes, g->files, files);
-    bool sent = mg_channel_send(w.options->channel, MG_WORD_READY, r, size + changes + files, NULL, 0);
-    free(r);
-    return sent;
-}
-
 static void on_prepared(struct mg_generation *g, enum mg_status status)
 {
     if (status != MG_OK)
         refuse(mg_slice_of(mg_generations_fault(g)));
     else if (g->listen_count > MG_BINDS_MOST)
         refuse(MG_LIT("more listeners than can be handed over"));
-    else if (!send_ready(g))
+    else if (!mg_ready_send(w.options->channel, g))
         refuse(MG_LIT("the worker is out of memory"));
 }
 
@@ -156,6 +110,21 @@ static void prepare(unsigned number)
 
 /* ---- Commit. ---- */
 
+static void on_text_lost(struct mg_generation *g)
+{
+    mg_log(MG_LOG_ERROR,
+           "generation %u has lost its VM, and the disk may hold another script: another worker takes the place",
+           g->number);
+    finish(1);
+}
+
+/* Another script than that of g may lie on the disk by now: g is built anew only of a text that the master has kept. */
+static void distrust_disk(struct mg_generation *g)
+{
+    if (!mg_generations_has_text(g->number))
+        g->on_lost = on_text_lost;
+}
+
 /* Its VM was lost: here it is tried out no more, and the master must hear of it. */
 static void on_canary_lost(void)
 {
@@ -193,17 +162,39 @@ static void load_beside(void)
 {
     mg_slice problem;
 
+    if (!w.options->beside || w.alone)
+        return;
     w.candidate = mg_generations_load(w.options->beside, on_beside_loaded, on_beside_ready, &problem);
+}
+
+/* What is kept or tried out is so no more, and this worker may not have it yet. */
+static void want_none_beside(void)
+{
+    w.alone = true;
+    if (w.candidate && w.candidate->number == w.options->beside)
+        mg_generations_forget(&w.candidate);
+}
+
+/* What is to be in force: a canary that is promoted, or what was prepared. NULL: a canary that is not ready here. */
+static struct mg_generation *choose(void)
+{
+    if (mg_canary)
+        return mg_canary;
+    return w.candidate && w.candidate->number == w.options->beside ? NULL : w.candidate;
 }
 
 static void commit(const struct mg_letter *l)
 {
-    struct mg_generation *g = mg_canary ? mg_canary : w.candidate;
-    bool begins = !mg_generation_now;
+    struct mg_generation *g = choose();
+    bool begins = !mg_generation_now, tried_out = mg_canary;
 
-    if (!g || !mg_listeners_take(g, l)) {
-        mg_log(MG_LOG_ERROR, "generation %u can't be put in force: no memory or no descriptor is left",
-               g ? g->number : 0);
+    if (!g) {
+        mg_log(MG_LOG_WARN, "what is promoted is not ready here: another worker takes the place");
+        finish(1);
+        return;
+    }
+    if (!mg_listeners_take(g, l)) {
+        mg_log(MG_LOG_ERROR, "generation %u can't be put in force: no memory or no descriptor is left", g->number);
         finish(1);
         return;
     }
@@ -213,8 +204,10 @@ static void commit(const struct mg_letter *l)
         mg_services_take(&g->settings, &mg_generation_now->settings);
     mg_generations_let_kept_go();
     mg_generations_put_in_force(g, g->settings.probation > 0);
+    if (tried_out)
+        distrust_disk(g);
     mg_channel_send(w.options->channel, MG_WORD_IN_FORCE, NULL, 0, NULL, 0);
-    if (begins && w.options->beside)
+    if (begins)
         load_beside();
 }
 
@@ -228,18 +221,11 @@ static void try_out(const struct mg_letter *l)
     struct mg_generation *g = w.candidate;
     w.candidate = NULL;
     mg_generations_try_out(g, &terms, on_canary_lost);
+    distrust_disk(mg_generation_now);
     mg_channel_send(w.options->channel, MG_WORD_IN_FORCE, NULL, 0, NULL, 0);
 }
 
 /* ---- Back. ---- */
-
-/* What it would be built anew of may have been edited since. */
-static void on_returned_lost(struct mg_generation *g)
-{
-    mg_log(MG_LOG_ERROR, "generation %u, which is in force again, has lost its VM: another worker takes the place",
-           g->number);
-    finish(1);
-}
 
 static void go_back(const struct mg_letter *l)
 {
@@ -255,7 +241,7 @@ static void go_back(const struct mg_letter *l)
     mg_generations_keep_no_rebuilt();
     mg_services_take(&g->settings, &mg_generation_now->settings);
     mg_generations_put_in_force(g, false);
-    g->on_lost = on_returned_lost;
+    distrust_disk(g);
     mg_channel_send(w.options->channel, MG_WORD_IN_FORCE, NULL, 0, NULL, 0);
 }
 
@@ -328,10 +314,13 @@ static void hear(const struct mg_letter *l)
         return;
     case MG_WORD_PROMOTE:
         mg_generations_let_kept_go();
+        want_none_beside();
         return;
     case MG_WORD_ABANDON:
-        mg_generations_forget(&w.candidate);
+        if (mg_generation_now)
+            mg_generations_forget(&w.candidate);
         mg_generations_end_canary();
+        want_none_beside();
         return;
     case MG_WORD_STATUS:
         report();
