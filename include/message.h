@@ -124,4 +124,9 @@ mg_slice mg_reason(unsigned status);
 bool mg_method_is_idempotent(mg_slice method);
 /* RFC 9110 9.2.1. */
 bool mg_method_is_safe(mg_slice method);
-bool mg_method_is(mg_slice method, const char *name);
+static inline bool mg_method_is(mg_slice method, const char *name)
+{
+    size_t len = strlen(name);
+
+    return method.len == len && memcmp(method.ptr, name, len) == 0;
+}

@@ -160,6 +160,16 @@ static bool is_doubtful(const struct mg_message *m, enum mg_field_id id, mg_slic
     return mg_message_has(m, MG_FIELD_CONTENT_LENGTH) || !mg_text_number(value, &length);
 }
 
+/* A field's value that is not followed by CRLF: NULL. */
+static const char *unended(struct reading *r, const char *at)
+{
+    if (at == r->end || (*at == '\r' && r->end - at < 2))
+        return NULL;
+    refuse(r, -400,
+           *at == '\r' || *at == '\n' ? "a line that does not end with CRLF" : "a control byte in a field value");
+    return NULL;
+}
+
 /* One field line; where the next begins. NULL: refused, or cut if r->answer is 0. */
 static const char *read_field(struct reading *r, const char *line)
 {
@@ -176,15 +186,10 @@ static const char *read_field(struct reading *r, const char *line)
     while (from < r->end && (*from == ' ' || *from == '\t'))
         from++;
     const char *to = skip_text(from, r->end);
-    if (r->end - to < 2 && (to == r->end || *to == '\r'))
-        return NULL;
-    if (to[0] != '\r' || to[1] != '\n')
-        return refuse(r, -400,
-                      *to == '\r' || *to == '\n' ? "a line that does not end with CRLF"
-                                                 : "a control byte in a field value"),
-               NULL;
+    if (r->end - to < 2 || memcmp(to, "\r\n", 2) != 0)
+        return unended(r, to);
     const char *next = to + 2;
-    while (to > from && (to[-1] == ' ' || to[-1] == '\t'))
+    while (to > from && (uint8_t)to[-1] <= ' ') /* of TEXT, HTAB and SP */
         to--;
     if (m->count >= r->max_fields)
         return refuse(r, -431, "too many fields"), NULL;

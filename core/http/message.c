@@ -540,14 +540,6 @@ mg_slice mg_reason(unsigned status)
     return MG_LIT("");
 }
 
-bool mg_method_is(mg_slice method, const char *name)
-{
-    for (uint32_t i = 0; i < method.len; i++)
-        if (name[i] != method.ptr[i] || !name[i])
-            return false;
-    return name[method.len] == '\0';
-}
-
 bool mg_method_is_idempotent(mg_slice method)
 {
     switch (method.len) {

@@ -56,7 +56,8 @@ void mg_attempt_drop(struct mg_exchange *x)
 {
     struct mg_attempt *a = &x->attempt;
 
-    mg_queue_leave(x);
+    if (x->queued)
+        mg_queue_leave(x);
     if (x->hedge)
         mg_hedge_end(x->hedge);
     mg_timeout_clear(&a->total);

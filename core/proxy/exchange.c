@@ -303,7 +303,7 @@ static enum mg_next step_route(struct mg_exchange *x)
     take_route(x, &match);
     if (is_last_hop(x))
         return mg_go(x, MG_STEP_RESPONSE);
-    if (!mg_exchange_bound_body(x, x->limits->max_body_size))
+    if (x->limits->max_body_size && !mg_exchange_bound_body(x, x->limits->max_body_size))
         return mg_engine_fail(x, 413, "the body is longer than max_body_size");
     x->in.filtered = mg_wants(x, MG_PHASE_REQUEST_BODY);
     if (x->in.filtered)

@@ -116,7 +116,8 @@ static void add_others(struct mg_upstream *u, struct mg_roster *r)
     }
 }
 
-static void take_up(struct mg_upstream *u, struct mg_roster *r)
+/* Not in line: mg_roster_follow() stands in every request's way, and mostly only looks. */
+static __attribute__((noinline)) void take_up(struct mg_upstream *u, struct mg_roster *r)
 {
     lock(r);
     mg_upstream_seat(u)->seen = r->version;
