@@ -2,6 +2,7 @@
 local C = require "moongate.seam"
 local state = require "moongate.state"
 require "moongate.blocking"
+require "moongate.finalizers"
 require "moongate.coroutine"
 local connection = require "moongate.connection"
 local exchange = require "moongate.exchange"
