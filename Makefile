@@ -141,7 +141,7 @@ NODE := $(addprefix build/node/node_modules/,@grpc/grpc-js/package.json ws/packa
 $(NODE) &:
 	@mkdir -p build/node
 	npm install --silent --no-audit --no-fund --no-package-lock --prefix build/node @grpc/grpc-js@1 ws@8 \
-	 http-message-signatures@1 oidc-provider@9
+	 http-message-signatures@1 oidc-provider@8
 
 test: deps-test $(NODE)
 	@$(MAKE) --no-print-directory all $(BUILD)/libmoongate.a
