@@ -12,7 +12,7 @@ endif
 
 # From the ground up: a file may call only those before it (t/test_arrows.py).
 SRC := base/text base/agenda base/clock base/log base/arena base/block base/random \
-       net/address net/resolve net/transport net/preface net/proxy_header net/hello \
+       net/address net/dns net/resolve net/srv net/transport net/preface net/proxy_header net/hello \
        net/tls_certificate net/tls_tickets net/tls_settings net/tls_session net/tls \
        http/uri http/message http/head http/framing http/websocket http/websocket_key http/h1_write http/h1_read http/h1 \
        http/h2_head http/h2_stream http/h2_send http/h2_write http/h2_read http/h2 \
@@ -45,7 +45,7 @@ WARNINGS := -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wstrict-prototypes -
             -Wwrite-strings -Wundef -Wvla -Wformat=2
 CFLAGS  += -std=gnu11 $(OPTIMISE) $(WARNINGS) -fPIE -fno-strict-aliasing -fstack-protector-strong -MMD -MP
 LDFLAGS += -pie -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--export-dynamic
-LDLIBS  += $(LIBS_OF) -lev -lhttp_parser -lcrypt -lm -lpthread
+LDLIBS  += $(LIBS_OF) -lev -lhttp_parser -lcrypt -lresolv -lm -lpthread
 SANITIZERS ?= address,undefined
 ifdef SANITIZE
 CFLAGS  += -fsanitize=$(SANITIZERS) -fno-sanitize-recover=undefined -fno-omit-frame-pointer

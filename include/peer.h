@@ -25,6 +25,7 @@ struct mg_peer {
     unsigned twin; /* which of the peers with the same address it is */
     bool removed;
     bool came;                     /* no script has declared it: roster.c's */
+    uint16_t tier;                 /* as was said when it came; 1 */
     double declared;               /* the weight that the script says; 0: it came */
     unsigned place;                /* among those that the script has declared */
     bool guarded;                  /* its upstream has a breaker, which hears of each try */
@@ -76,6 +77,7 @@ struct mg_watch *mg_upstream_watch(struct mg_upstream *u);
 const char *mg_peer_check(mg_slice address, double weight);
 /* As of this worker; what was said to all of them is roster.c's. */
 void mg_peer_set_weight(struct mg_peer *p, double weight);
+void mg_peer_set_tier(struct mg_peer *p, uint16_t tier);
 void mg_peer_take_off(struct mg_peer *p);
 /* Puts the peers in the order that all workers agree on, as turns go by it: as declared, then those that came. */
 void mg_upstream_sort(struct mg_upstream *u);

@@ -22,7 +22,7 @@ void mg_resolve_stop(void);
 
 /* Called once unless cancelled. On success problem is NULL and list holds
  * count > 0 addresses, port 0, valid during the call; otherwise problem says
- * why ("no such name", "the name servers do not answer", ...). Never called
+ * why ("no such name", "the name servers do not answer", ...), in a constant text. Never called
  * before mg_resolve() has returned. */
 typedef void mg_lookup_done(void *owner, const struct mg_address *list, unsigned count, const char *problem);
 

@@ -1,7 +1,8 @@
 /* roster.h - who the peers of an upstream are now, as was said since the script declared them: agreed by all workers.
  *
- * What was said of an address lies in shared memory under the upstream's name: it is there, with this weight, or it is
- * not. That stands over reloads, upgrades and deaths of workers, whatever scripts declare, until it is said otherwise.
+ * What was said of an address lies in shared memory under the upstream's name: it is there, with this weight and tier,
+ * or it is not. That stands over reloads, upgrades and deaths of workers, whatever scripts declare, until it is said
+ * otherwise.
  * Every worker takes it up before its next try. */
 #pragma once
 
@@ -9,8 +10,14 @@
 
 enum { MG_ROSTER_ADDRESS_MOST = 128, MG_ROSTER_ZONE_MOST = 48, MG_ROSTER_MOST = 512 };
 
-/* A peer of this address is there from now on; `found`: as long as somebody discovers peers. NULL, or what is wrong. */
-const char *mg_roster_put(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone, bool found);
+struct mg_roster_said {
+    double weight;
+    mg_slice zone; /* may be empty */
+    uint16_t tier;
+    bool found; /* it is there as long as somebody discovers peers */
+};
+/* A peer of this address is there from now on. NULL, or what is wrong. */
+const char *mg_roster_put(struct mg_upstream *u, mg_slice address, const struct mg_roster_said *said);
 /* None is. */
 const char *mg_roster_remove(struct mg_upstream *u, mg_slice address);
 /* What was said is forgotten: those are there that the script declares. */

@@ -119,6 +119,7 @@ typedef struct mg_upstream mg_upstream;
 typedef struct mg_socket mg_socket;
 typedef struct mg_fetch mg_fetch;
 typedef struct mg_lookup_wait mg_lookup_wait;
+typedef struct mg_srv_wait mg_srv_wait;
 typedef struct mg_dict mg_dict;
 typedef struct mg_coder mg_coder;
 typedef struct mg_tls mg_tls;
@@ -292,6 +293,18 @@ int mg_lookup_open(mg_task *t, const char *name, uint32_t len, mg_lookup_wait **
 int mg_lookup_address(mg_lookup_wait *l, int index, mg_slice *out);
 void mg_lookup_free(mg_lookup_wait *l);
 
+/* One of a name's SRV records (RFC 2782). */
+typedef struct mg_srv {
+    mg_slice target; /* "." if the service is not offered */
+    uint16_t port, priority, weight;
+} mg_srv;
+/* Ticket; then the records, from 0, or why there are none, in words; free it in any case. */
+int mg_srv_open(mg_task *t, const char *name, uint32_t len, mg_srv_wait **out);
+int mg_srv_record(const mg_srv_wait *w, int index, mg_srv *out); /* MG_ABSENT past the end */
+double mg_srv_ttl(const mg_srv_wait *w);                         /* seconds */
+void mg_srv_problem(const mg_srv_wait *w, mg_slice *out);
+void mg_srv_free(mg_srv_wait *w);
+
 /* A stream socket. It belongs to the task (and is closed with it) until it is given away. `host` may be
  * a name, an address, or "unix:/path" (port 0). Ticket; *out is set at once and freed by mg_socket_close. */
 int mg_socket_open(mg_task *t, const char *host, uint32_t len, int port, mg_tls *tls, double timeout, mg_socket **out);
@@ -362,6 +375,7 @@ mg_peer_view *mg_peer_look(mg_peer *p);
 /* What was declared. The slices live as long as the peer. */
 void mg_peer_about(const mg_peer *p, mg_slice *address, mg_slice *zone, double *weight);
 int mg_peer_active(const mg_peer *p); /* in flight, over all workers */
+int mg_peer_tier(const mg_peer *p);   /* as was said when it came; 1 */
 int mg_peer_twin(const mg_peer *p);   /* which of the peers with the same address it is, from 0 */
 /* As view.latency, but a slower sample counts at once, and what is old fades, to 1/e in 10 s. 0: none yet. Samples are
  * taken from the first call for a peer of this upstream. */
@@ -382,9 +396,10 @@ int mg_balance_hedge(mg_view *x, mg_peer *other, double after);
 /* In retry: true tries again, false gives up; without a call the core decides. */
 void mg_retry_verdict(mg_view *x, bool again);
 /* While traffic flows, in all workers: peers come and go, and have other weights. The address is "host:port" or
- * "unix:...", the zone may be empty. MG_MALFORMED; MG_FULL: too much was said of one upstream. */
+ * "unix:...", the zone may be empty, the tier is 1 as a rule. MG_MALFORMED; MG_FULL: too much was said of one
+ * upstream. */
 int mg_upstream_add(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone, uint32_t zlen,
-                    bool found);
+                    uint16_t tier, bool found);
 int mg_peer_remove(mg_peer *p);
 bool mg_peer_came(const mg_peer *p); /* the script has not declared it */
 /* What was found for this upstream goes. */

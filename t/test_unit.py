@@ -36,7 +36,7 @@ def build(source, program):
     built = subprocess.run(["gcc", "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", *sanitize,
                             "-iquote", ROOT / "include", "-iquote", UNIT, "-o", program, source,
                             "-Wl,--export-dynamic,--whole-archive", LIBRARY, "-Wl,--no-whole-archive", *flags,
-                            "-lev", "-lhttp_parser", "-lcrypt", "-lm", "-lpthread"],
+                            "-lev", "-lhttp_parser", "-lcrypt", "-lresolv", "-lm", "-lpthread"],
                            capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return program

@@ -1,15 +1,12 @@
 """Pools, retries, balancing, queues, names: what stands between an exchange and its peer."""
-import os
-import shutil
-import subprocess
 import threading
 import time
 from collections import Counter
 
 import pytest
 
-import moongate as moongate_module
 from client import chunked, request
+from dns import Dns
 from moongate import wait_until
 
 
@@ -427,42 +424,8 @@ def test_a_queued_client_that_leaves_takes_no_place(moongate, origin):
 
 # ---- Names and unix sockets.
 
-DNSMASQ = shutil.which("dnsmasq", path=os.environ.get("PATH", "") + ":/usr/sbin")
-
-
-class Dns:
-    """A dnsmasq of the test's own."""
-
-    def __init__(self, directory):
-        self.hosts, self.process = directory / "hosts", None
-        self.port = moongate_module.free_port()
-        self.directory = directory
-
-    def answer(self, *addresses, name="app.test"):
-        self.stop()
-        records = [f"--host-record={name},{address},1" for address in addresses]
-        self.process = subprocess.Popen(
-            [DNSMASQ, "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--bind-interfaces", "--listen-address=127.0.0.1", f"--port={self.port}", "--local-ttl=1", "--user=root",
-             f"--pid-file={self.directory}/dnsmasq.pid", "--log-facility=-", "--local=/test/", *records],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        for line in self.process.stderr:
-            if b"started" in line:
-                break
-        else:
-            raise AssertionError("dnsmasq did not start")
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
-
-    def stop(self):
-        if self.process:
-            self.process.terminate()
-            self.process.wait(5)
-            self.process = None
-
-
 @pytest.fixture
 def dns(tmp_path):
-    if not DNSMASQ:
-        pytest.skip("dnsmasq is not installed")
     made = Dns(tmp_path)
     yield made
     made.stop()

@@ -13,6 +13,7 @@
 #include <ev.h>
 
 #include "clock.h"
+#include "dns.h"
 #include "log.h"
 #include "text.h"
 
@@ -21,8 +22,6 @@ enum {
     NAMES_MAX = 4096,
     BUCKETS = 1024,
     ADDRESSES_MAX = 32, /* of one name; more are left out */
-    TRIES = 2,
-    TRY_MS = 2000,
     TTL_MIN = 1,
     TTL_MAX = 3600,
     FAILURE_TTL = 1,
@@ -55,17 +54,8 @@ struct name {
     char text[]; /* zero-ended, in lower case */
 };
 
-/* A socket of c-ares. */
-struct door {
-    ev_io io;
-    struct door *next;
-};
-
 static struct ev_loop *loop;
-static ares_channel channel;
-static ev_timer ares_timer;
 static ev_timer ready_event; /* never started, only fed */
-static struct door *doors;
 static struct name *buckets[BUCKETS];
 static struct name *oldest, *newest;
 static struct name *first_ready;
@@ -188,26 +178,6 @@ static void on_grace(void *owner)
     make_ready(n);
 }
 
-static const char *problem_of(int status)
-{
-    switch (status) {
-    case ARES_ENOTFOUND:
-    case ARES_ENONAME:
-        return "no such name";
-    case ARES_ENODATA:
-        return "the name has no address";
-    case ARES_EBADNAME:
-        return "not a name";
-    case ARES_ENOMEM:
-        return "no memory";
-    case ARES_ETIMEOUT:
-    case ARES_ECONNREFUSED:
-        return "the name servers do not answer";
-    default:
-        return "the name servers can't answer";
-    }
-}
-
 /* Does this failure say that the name has no address any more? */
 static bool is_final(int status)
 {
@@ -247,7 +217,7 @@ static void keep_answer(struct name *n, const struct ares_addrinfo *answer)
     struct mg_address *list = copy_answer(answer, &count, &ttl);
     if (!list || count == 0) {
         free(list);
-        n->problem = list ? problem_of(ARES_ENODATA) : problem_of(ARES_ENOMEM);
+        n->problem = list ? mg_dns_problem(ARES_ENODATA) : mg_dns_problem(ARES_ENOMEM);
         n->until = mg_clock_now() + FAILURE_TTL;
         return;
     }
@@ -263,7 +233,7 @@ static void keep_answer(struct name *n, const struct ares_addrinfo *answer)
 
 static void keep_failure(struct name *n, int status)
 {
-    const char *problem = problem_of(status);
+    const char *problem = mg_dns_problem(status);
     if (is_final(status)) {
         free(n->list);
         n->list = NULL;
@@ -294,68 +264,12 @@ static void on_answer(void *arg, int status, int timeouts, struct ares_addrinfo 
     make_ready(n);
 }
 
-/* After each call of c-ares: when does it want to be called again? */
-static void arm_timer(void)
-{
-    struct timeval tv;
-    ev_timer_stop(loop, &ares_timer);
-    if (!ares_timeout(channel, NULL, &tv))
-        return;
-    ev_timer_set(&ares_timer, (double)tv.tv_sec + (double)tv.tv_usec * 1e-6 + 0.001, 0);
-    ev_timer_start(loop, &ares_timer);
-}
-
-static void on_ares_timer(struct ev_loop *l, ev_timer *w, int events)
-{
-    (void)l, (void)w, (void)events;
-    ares_process_fd(channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
-    arm_timer();
-}
-
-static void on_door(struct ev_loop *l, ev_io *w, int events)
-{
-    (void)l;
-    int fd = w->fd; /* c-ares may close it, and the door goes with it */
-    ares_process_fd(channel, events & EV_READ ? fd : ARES_SOCKET_BAD, events & EV_WRITE ? fd : ARES_SOCKET_BAD);
-    arm_timer();
-}
-
-/* c-ares says what it waits for; nothing at all when it closes the socket. */
-static void on_socket_state(void *data, ares_socket_t fd, int readable, int writable)
-{
-    (void)data;
-    struct door **at = &doors;
-    while (*at && (*at)->io.fd != fd)
-        at = &(*at)->next;
-
-    struct door *d = *at;
-    if (!readable && !writable) {
-        if (!d)
-            return;
-        *at = d->next;
-        ev_io_stop(loop, &d->io);
-        free(d);
-        return;
-    }
-    if (!d) {
-        d = calloc(1, sizeof(*d));
-        if (!d)
-            return; /* the question runs into its timeout */
-        d->next = doors;
-        doors = d;
-        ev_init(&d->io, on_door);
-    }
-    ev_io_stop(loop, &d->io);
-    ev_io_set(&d->io, fd, (readable ? EV_READ : 0) | (writable ? EV_WRITE : 0));
-    ev_io_start(loop, &d->io);
-}
-
 static void ask(struct name *n)
 {
     struct ares_addrinfo_hints hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
     n->asking = true;
-    ares_getaddrinfo(channel, n->text, NULL, &hints, on_answer, n);
-    arm_timer();
+    ares_getaddrinfo(mg_dns_channel(), n->text, NULL, &hints, on_answer, n);
+    mg_dns_asked();
     if (n->asking && n->count > 0 && !n->stale)
         n->grace = mg_alarm_new(GRACE, on_grace, n);
 }
@@ -513,37 +427,15 @@ unsigned mg_resolve_live(void)
 
 bool mg_resolve_start(struct ev_loop *on, const char *servers)
 {
-    if (ares_library_init(ARES_LIB_INIT_ALL) != ARES_SUCCESS)
-        return false;
-
     loop = on;
     ring_init(&refused);
-    ev_timer_init(&ares_timer, on_ares_timer, 0, 0);
     ev_timer_init(&ready_event, on_ready, 0, 0);
-
-    char lookups[] = "fb"; /* /etc/hosts, then the servers */
-    /* clang-format off */
-    struct ares_options options = {
-        .timeout = TRY_MS, .tries = TRIES, .lookups = lookups, .sock_state_cb = on_socket_state,
-    };
-    /* clang-format on */
-    int mask = ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_LOOKUPS | ARES_OPT_SOCK_STATE_CB;
-    if (ares_init_options(&channel, &options, mask) != ARES_SUCCESS) {
-        ares_library_cleanup();
-        return false;
-    }
-    if (servers && ares_set_servers_ports_csv(channel, servers) != ARES_SUCCESS) {
-        mg_resolve_stop();
-        return false;
-    }
-    return true;
+    return mg_dns_start(on, servers);
 }
 
 void mg_resolve_stop(void)
 {
-    ares_destroy(channel);
-    ares_library_cleanup();
-    ev_timer_stop(loop, &ares_timer);
+    mg_dns_stop();
     ev_clear_pending(loop, &ready_event);
     first_ready = NULL;
     ring_clear(&refused);

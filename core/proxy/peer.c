@@ -343,6 +343,7 @@ struct mg_peer *mg_upstream_add_peer(struct mg_upstream *u, mg_slice address, do
     if (!(p->view->since > 0))
         p->view->since = mg_clock_read();
     p->weight = weight;
+    p->tier = 1;
     p->removed = false;
     u->peers[u->count++] = p;
     renumber(u);
@@ -356,6 +357,14 @@ void mg_peer_set_weight(struct mg_peer *p, double weight)
         return;
     p->weight = weight;
     p->upstream->stale = true;
+    p->upstream->version++;
+}
+
+void mg_peer_set_tier(struct mg_peer *p, uint16_t tier)
+{
+    if (p->tier == tier)
+        return;
+    p->tier = tier;
     p->upstream->version++;
 }
 
@@ -460,6 +469,11 @@ mg_peer *mg_upstream_peer(const mg_upstream *u, int index)
 int mg_peer_index(const mg_peer *p)
 {
     return p->index;
+}
+
+int mg_peer_tier(const mg_peer *p)
+{
+    return p->tier;
 }
 
 int mg_peer_twin(const mg_peer *p)

@@ -13,7 +13,8 @@ struct entry {
     char address[MG_ROSTER_ADDRESS_MOST];
     char zone[MG_ROSTER_ZONE_MOST];
     double weight; /* 0: it is not there */
-    bool found;    /* by discovery: it goes with that */
+    uint16_t tier;
+    bool found; /* by discovery: it goes with that */
 };
 
 /* Under the upstream's name, in shared memory. An entry is written whole before `count` says that it is there. */
@@ -76,6 +77,7 @@ static void review_present(struct mg_upstream *u, struct mg_roster *r)
             mg_peer_take_off(p);
         else
             mg_peer_set_weight(p, e ? e->weight : p->declared);
+        mg_peer_set_tier(p, e ? e->tier : 1);
     }
 }
 
@@ -111,8 +113,10 @@ static void add_others(struct mg_upstream *u, struct mg_roster *r)
         if (e->weight <= 0 || is_there(u, address))
             continue;
         struct mg_peer *p = mg_upstream_add_peer(u, address, e->weight, mg_slice_of(e->zone), &problem);
-        if (p)
-            p->came = true;
+        if (!p)
+            continue;
+        p->came = true;
+        p->tier = e->tier;
     }
 }
 
@@ -142,21 +146,21 @@ void mg_roster_follow(struct mg_upstream *u)
 
 static bool is_said(const struct entry *e, const struct entry *said)
 {
-    return e && e->weight == said->weight && strcmp(e->zone, said->zone) == 0;
+    return e && e->weight == said->weight && e->tier == said->tier && strcmp(e->zone, said->zone) == 0;
 }
 
-static const char *say(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone, bool found)
+static const char *say(struct mg_upstream *u, mg_slice address, const struct mg_roster_said *what)
 {
     struct mg_roster *r = roster_of(u);
 
     if (!r)
         return "the shared memory has no room for one more roster; raise shared_size";
-    if (address.len >= MG_ROSTER_ADDRESS_MOST || zone.len >= MG_ROSTER_ZONE_MOST)
+    if (address.len >= MG_ROSTER_ADDRESS_MOST || what->zone.len >= MG_ROSTER_ZONE_MOST)
         return "an address may have at most 127 bytes, and a zone 47";
-    struct entry said = { .weight = weight, .found = found };
+    struct entry said = { .weight = what->weight, .tier = what->tier, .found = what->found };
     memcpy(said.address, address.ptr, address.len);
-    if (zone.len)
-        memcpy(said.zone, zone.ptr, zone.len);
+    if (what->zone.len)
+        memcpy(said.zone, what->zone.ptr, what->zone.len);
     lock(r);
     struct entry *e = find(r, address), *to = e ? e : &r->entries[r->count];
     if (is_said(e, &said)) { /* discovery says so again and again */
@@ -175,11 +179,11 @@ static const char *say(struct mg_upstream *u, mg_slice address, double weight, m
     return NULL;
 }
 
-const char *mg_roster_put(struct mg_upstream *u, mg_slice address, double weight, mg_slice zone, bool found)
+const char *mg_roster_put(struct mg_upstream *u, mg_slice address, const struct mg_roster_said *said)
 {
-    const char *wrong = mg_peer_check(address, weight);
+    const char *wrong = mg_peer_check(address, said->weight);
 
-    return wrong ? wrong : say(u, address, weight, zone, found);
+    return wrong ? wrong : say(u, address, said);
 }
 
 /* One that has only come is forgotten; of one that a script declares it must be remembered. */
@@ -192,7 +196,7 @@ const char *mg_roster_remove(struct mg_upstream *u, mg_slice address)
     for (int i = 0; i < mg_upstream_count(u); i++)
         came |= mg_upstream_peer(u, i)->came && mg_text_equal(mg_upstream_peer(u, i)->name, address);
     if (!came || !r)
-        return say(u, address, 0, (mg_slice){ "", 0 }, false);
+        return say(u, address, &(struct mg_roster_said){ .tier = 1 });
     lock(r);
     struct entry *e = find(r, address);
     if (e) {
@@ -233,13 +237,14 @@ bool mg_roster_names(struct mg_upstream *u, mg_slice address)
 /* ---- The seam's side. ---- */
 
 int mg_upstream_add(mg_upstream *u, const char *address, uint32_t len, double weight, const char *zone, uint32_t zlen,
-                    bool found)
+                    uint16_t tier, bool found)
 {
     mg_slice name = { address, len };
+    const struct mg_roster_said said = { .weight = weight, .zone = { zone, zlen }, .tier = tier, .found = found };
 
     if (mg_peer_check(name, weight))
         return MG_MALFORMED;
-    return mg_roster_put(u, name, weight, (mg_slice){ zone, zlen }, found) ? MG_FULL : MG_OK;
+    return mg_roster_put(u, name, &said) ? MG_FULL : MG_OK;
 }
 
 int mg_peer_remove(mg_peer *p)

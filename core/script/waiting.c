@@ -7,6 +7,8 @@
 #include "clock.h"
 #include "resolve.h"
 #include "script.h"
+#include "srv.h"
+#include "text.h"
 
 enum { LOOKUP_MOST = 16 };
 
@@ -125,7 +127,8 @@ static void on_looked_up(void *owner, const struct mg_address *list, unsigned co
 
     l->lookup = NULL;
     l->count = why ? 0 : count < LOOKUP_MOST ? count : LOOKUP_MOST;
-    memcpy(l->list, list, l->count * sizeof(*list));
+    if (l->count)
+        memcpy(l->list, list, l->count * sizeof(*list));
     mg_task_answer(&l->wait, l->count ? MG_OK : MG_UNKNOWN_NAME);
 }
 
@@ -170,4 +173,75 @@ void mg_lookup_free(mg_lookup_wait *l)
         return;
     cancel_lookup(&l->wait);
     free(l);
+}
+
+/* ---- SRV records. ---- */
+
+struct mg_srv_wait {
+    struct mg_wait wait; /* first */
+    struct mg_srv_question *question;
+    struct mg_srv_answer *answer;
+    const char *problem;
+};
+
+static void on_records(void *owner, struct mg_srv_answer *answer, const char *problem)
+{
+    struct mg_srv_wait *w = owner;
+
+    w->question = NULL;
+    w->answer = answer;
+    w->problem = problem;
+    mg_task_answer(&w->wait, answer ? MG_OK : MG_UNKNOWN_NAME);
+}
+
+static void cancel_srv(struct mg_wait *wait)
+{
+    struct mg_srv_wait *w = (struct mg_srv_wait *)wait;
+
+    if (w->question)
+        mg_srv_cancel(w->question);
+    w->question = NULL;
+}
+
+int mg_srv_open(mg_task *t, const char *name, uint32_t len, mg_srv_wait **out)
+{
+    struct mg_srv_wait *w = calloc(1, sizeof(*w));
+
+    *out = w;
+    if (!w)
+        return MG_NO_MEMORY;
+    w->question = mg_srv_ask((mg_slice){ name, len }, on_records, w);
+    if (!w->question)
+        return MG_NO_MEMORY;
+    int ticket = mg_task_wait(t, &w->wait, cancel_srv);
+    if (ticket < 0)
+        cancel_srv(&w->wait);
+    return ticket;
+}
+
+int mg_srv_record(const mg_srv_wait *w, int index, mg_srv *out)
+{
+    if (!w->answer || index < 0 || (unsigned)index >= w->answer->count)
+        return MG_ABSENT;
+    *out = w->answer->records[index];
+    return MG_OK;
+}
+
+double mg_srv_ttl(const mg_srv_wait *w)
+{
+    return w->answer ? w->answer->ttl : 0;
+}
+
+void mg_srv_problem(const mg_srv_wait *w, mg_slice *out)
+{
+    *out = mg_slice_of(w->problem ? w->problem : "out of memory");
+}
+
+void mg_srv_free(mg_srv_wait *w)
+{
+    if (!w)
+        return;
+    cancel_srv(&w->wait);
+    free(w->answer);
+    free(w);
 }

@@ -166,15 +166,17 @@ static const char *change(struct mg_upstream *u, const struct order *o)
 {
     const struct mg_peer *there = find_peer(u, o->peer);
 
-    if (says(o->action, "add")) {
-        if (there)
-            return "the upstream has this peer already; give it another weight by `peers weight`";
-        return mg_roster_put(u, o->peer, o->weight.len ? weight_of(o->weight) : 1, o->zone, false);
-    }
+    struct mg_roster_said said = { .weight = o->weight.len ? weight_of(o->weight) : 1, .zone = o->zone, .tier = 1 };
+
+    if (says(o->action, "add"))
+        return there ? "the upstream has this peer already; give it another weight by `peers weight`"
+                     : mg_roster_put(u, o->peer, &said);
     if (!there)
         return "the upstream has no such peer; `peers` lists them";
-    if (says(o->action, "weight"))
-        return mg_roster_put(u, o->peer, weight_of(o->weight), there->zone, false);
+    if (says(o->action, "weight")) {
+        said = (struct mg_roster_said){ .weight = weight_of(o->weight), .zone = there->zone, .tier = there->tier };
+        return mg_roster_put(u, o->peer, &said);
+    }
     if (says(o->action, "remove"))
         return mg_roster_remove(u, o->peer);
     (void)drain(u, o->peer, says(o->action, "drain"));

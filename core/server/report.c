@@ -18,6 +18,7 @@
 #include "queue.h"
 #include "resolve.h"
 #include "sink.h"
+#include "srv.h"
 #include "tcp.h"
 #include "vm.h"
 
@@ -75,7 +76,7 @@ static size_t report_worker(char *to, size_t size, int number, const struct mg_g
         number, (int)getpid(), now->number, (unsigned long long)mg_engine_served(), mg_listener_connections(),
         mg_engine_live(), mg_h1_streams() + mg_h2_streams() + mg_tcp_streams(), mg_block_live(),
         mg_arena_live() - mg_generations_declared(), s.tickets, s.tasks, s.fibers, s.requests, mg_outside_live(),
-        mg_fetch_live(), mg_coding_live(), mg_dial_live(), mg_pool_idle(), mg_resolve_live(), mg_queued,
+        mg_fetch_live(), mg_coding_live(), mg_dial_live(), mg_pool_idle(), mg_resolve_live() + mg_srv_live(), mg_queued,
         mg_vm_memory(now), mg_sink_dropped());
 }
 

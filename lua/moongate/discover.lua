@@ -14,7 +14,7 @@ local discover = {}
 
 local SOON = 0.01           -- seconds until it is called first
 local LOOK = 1              -- seconds between two looks at whether this worker leads
-local LEADS = 4             -- seconds for which a look makes it lead
+local LEADS = 15            -- seconds for which a look makes it lead: longer than most questions take
 
 discover.keys = {
   discover = schema.func(),
@@ -25,6 +25,7 @@ local peer_keys = {
   [1] = schema.text { called = "address", needed = true, expect = 'an address like "10.0.0.1:8080"' },
   weight = schema.number { above = 0, default = 1 },
   zone = schema.text(),
+  tier = schema.count { max = 65535, default = 1 },
 }
 
 local function read_peer(i, given)
@@ -58,7 +59,7 @@ local function apply(self, list)
   local wanted, pointer = {}, self.pointer
   for _, p in ipairs(list) do
     local address, zone = p[1], p.zone or ""
-    local code = C.mg_upstream_add(pointer, address, #address, p.weight, zone, #zone, true)
+    local code = C.mg_upstream_add(pointer, address, #address, p.weight, zone, #zone, p.tier, true)
     if code == C.MG_MALFORMED then return ('"%s" is no address of a peer'):format(address) end
     if code ~= 0 then return "there are more peers than can be remembered" end
     wanted[address] = true

@@ -33,6 +33,7 @@ end
 ---@field failed integer those of them that have failed
 ---@field load number? as it says itself, by the upstream's load_header, or as a script has assigned it
 ---@field meta table? as declared
+---@field tier integer as it was discovered; 1
 local peer_methods, peer_readers = {}, {}
 
 function peer_readers.active(p) return C.mg_peer_active(p) end
@@ -77,7 +78,7 @@ local function new_peer(pointer, meta)
   C.mg_peer_about(pointer, address, zone, weight)
   local p = setmetatable({
     pointer, address = text(address.ptr, address.len), weight = weight[0], meta = meta,
-    zone = zone.len > 0 and text(zone.ptr, zone.len) or nil,
+    zone = zone.len > 0 and text(zone.ptr, zone.len) or nil, tier = C.mg_peer_tier(pointer),
     hash = C.mg_hash(address.ptr, address.len, C.mg_peer_twin(pointer)),
   }, peer_meta)
   peers[number_of(pointer)] = p
@@ -118,7 +119,7 @@ function upstream_methods:add(new)
     error("upstream:add takes an address, or a table that begins with one", 2)
   end
   local own_zone = new.zone or ""
-  local code = C.mg_upstream_add(self[1], new[1], #new[1], new.weight or 1, own_zone, #own_zone, false)
+  local code = C.mg_upstream_add(self[1], new[1], #new[1], new.weight or 1, own_zone, #own_zone, 1, false)
   if code == C.MG_MALFORMED then return nil, ('"%s" can\'t be a peer'):format(new[1]) end
   if code ~= 0 then return nil, "too many peers have come, gone or changed" end
   local added = find_address(self[1], new[1])
@@ -181,6 +182,7 @@ local function healthy(pointer)
       local object = peer.of(p)
       C.mg_peer_about(p, address, zone, weight)
       if object.weight ~= weight[0] then rawset(object, "weight", weight[0]) end
+      rawset(object, "tier", C.mg_peer_tier(p))
       list[#list + 1] = object
     end
   end

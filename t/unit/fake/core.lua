@@ -218,6 +218,7 @@ end
 function fake.mg_peer_look(p) return { healthy = peer_of(p).healthy, draining = 0, latency = 0.5, failures = 0 } end
 function fake.mg_peer_active() return 3 end
 function fake.mg_peer_twin() return 0 end
+function fake.mg_peer_tier() return 1 end
 function fake.mg_hash(ptr, len, seed) return (len * 0.37 + seed * 0.11 + (len > 0 and ptr[len - 1] or 0) * 0.07) % 1 end
 function fake.mg_crypto_random() return 0 end
 function fake.mg_peer_eligible(_, p) return peer_of(p).healthy == 1 and not peer_of(p).tried end
