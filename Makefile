@@ -11,7 +11,7 @@ CC := gcc
 endif
 
 # From the ground up: a file may call only those before it (t/test_arrows.py).
-SRC := base/text base/agenda base/clock base/log base/arena base/block base/random \
+SRC := base/text base/agenda base/clock base/log base/arena base/block base/random base/folder \
        net/address net/dns net/resolve net/srv net/transport net/preface net/proxy_header net/hello \
        net/tls_certificate net/tls_tickets net/tls_settings net/tls_session net/tls \
        http/uri http/message http/head http/framing http/websocket http/websocket_key http/h1_write http/h1_read http/h1 \
@@ -22,7 +22,7 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/queue proxy/in_flight \
        proxy/hedge proxy/attempt proxy/retry proxy/mirror proxy/exchange \
        script/inbox script/outside script/fetch_head script/fetch script/coding script/crypto script/key script/hash \
-       script/base64 script/network script/password script/waiting script/seam script/heap script/budget script/sources script/load \
+       script/base64 script/network script/password script/watching script/waiting script/seam script/heap script/budget script/sources script/load \
        script/enter script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets \
        server/launch server/notify server/watch server/channel server/listeners server/generations server/peers server/report server/services \

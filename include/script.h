@@ -4,6 +4,7 @@
 #include "coding.h"
 #include "fetch.h"
 #include "outside.h"
+#include "watching.h"
 
 /* Runs what Lua has set going: exchanges it touched, connections it has decided on, a generation that is ready.
  * After each entry into Lua. */

@@ -120,6 +120,7 @@ typedef struct mg_socket mg_socket;
 typedef struct mg_fetch mg_fetch;
 typedef struct mg_lookup_wait mg_lookup_wait;
 typedef struct mg_srv_wait mg_srv_wait;
+typedef struct mg_file_watch mg_file_watch;
 typedef struct mg_dict mg_dict;
 typedef struct mg_coder mg_coder;
 typedef struct mg_tls mg_tls;
@@ -304,6 +305,12 @@ int mg_srv_record(const mg_srv_wait *w, int index, mg_srv *out); /* MG_ABSENT pa
 double mg_srv_ttl(const mg_srv_wait *w);                         /* seconds */
 void mg_srv_problem(const mg_srv_wait *w, mg_slice *out);
 void mg_srv_free(mg_srv_wait *w);
+
+/* A file that is watched, whether it is there or not. Belongs to the task. MG_MALFORMED: no path. */
+int mg_file_watch_open(mg_task *t, const char *path, uint32_t len, mg_file_watch **out);
+/* Ticket; MG_OK: it may be another one than when it was waited for last, or opened; MG_TIMEOUT. */
+int mg_file_watch_wait(mg_file_watch *w, mg_task *t, double seconds);
+void mg_file_watch_close(mg_file_watch *w);
 
 /* A stream socket. It belongs to the task (and is closed with it) until it is given away. `host` may be
  * a name, an address, or "unix:/path" (port 0). Ticket; *out is set at once and freed by mg_socket_close. */

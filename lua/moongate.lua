@@ -13,6 +13,7 @@ local gate = {
   fetch = require("moongate.fetch").fetch,
   connect = require("moongate.socket").connect,
   resolve = require "moongate.resolve",
+  watch = require "moongate.watch",
   all = spawn.all,
   any = spawn.any,
   timeout = spawn.timeout,

@@ -12,10 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # Who may use what: names of library functions, and the only objects that may call them.
 DOORS = [
     (r"luaL?_\w+", {"script/vm", "script/enter", "script/load", "script/budget"}),
-    (r"ev_io_\w+", {"net/transport", "net/dns", "server/listener", "server/watch", "server/worker", "server/children",
+    (r"ev_io_\w+", {"base/folder", "net/transport", "net/dns", "server/listener", "server/worker", "server/children",
                     "server/control", "server/upgrade"}),
     (r"ares_\w+", {"net/dns", "net/resolve", "net/srv"}),
     (r"ns_\w+", {"net/srv"}),
+    (r"inotify_\w+", {"base/folder"}),
     (r"http_parser_\w+", {"http/head", "http/h1", "http/h1_write"}),
     (r"(deflate|inflate)\w*|Brotli\w+|ZSTD_\w+", {"script/coding"}),
     (r"XXH\w+", {"script/hash"}),

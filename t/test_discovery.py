@@ -255,7 +255,7 @@ def test_kubernetes_tells_of_the_endpoints_that_are_ready(moongate, origin, serv
 
 @pytest.mark.parametrize("options, told", [
     ("{}", 'upstream "app": peers is needed: a list of addresses like { "10.0.0.1:8080" }; or discover'),
-    ("{ discover = 1 }", 'upstream "app": discover must be a function, got 1'),
+    ("{ discover = 1 }", 'upstream "app": discover must be a function, or a table of functions with find, and perhaps wait, got 1'),
     ("{ discover = print, discover_interval = 0 }", 'upstream "app": discover_interval must be a number of seconds, 0.1 or more, got 0'),
 ])
 def test_what_is_wrong_with_a_discovery_is_told(tmp_path, options, told):

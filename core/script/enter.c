@@ -66,6 +66,8 @@ void mg_enter_no_more(struct mg_vm *vm)
         mg_outside_end(vm->generation, &x->task);
         mg_fetch_end(vm->generation, &x->task);
         mg_coding_end(&x->task);
+        if (mg_file_watches)
+            mg_file_watch_end(&x->task);
         mg_task_gone(&x->task);
         fail_hooks_at_work(x);
     }
@@ -416,6 +418,8 @@ static void vm_finish(struct mg_policy *p, struct mg_view *x)
     mg_outside_end(vm->generation, x->task);
     mg_fetch_end(vm->generation, x->task);
     mg_coding_end(x->task);
+    if (mg_file_watches)
+        mg_file_watch_end(x->task);
     if (x->slot >= vm->view_room || !vm->views[x->slot])
         return;
     vm->views[x->slot] = NULL;
@@ -430,6 +434,8 @@ static void vm_closed(struct mg_policy *p, struct mg_connection_view *c)
     mg_outside_end(vm->generation, c->task);
     mg_fetch_end(vm->generation, c->task);
     mg_coding_end(c->task);
+    if (mg_file_watches)
+        mg_file_watch_end(c->task);
     mg_enter(vm, MG_EVENT_CLOSED, c->slot, 0, NULL);
     mg_enter_settle(vm);
 }

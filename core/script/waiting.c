@@ -90,6 +90,7 @@ void mg_task_close(mg_task *task)
     mg_outside_end(task->generation, task);
     mg_fetch_end(task->generation, task);
     mg_coding_end(task);
+    mg_file_watch_end(task);
     mg_task_end(task);
     if (t->previous)
         t->previous->next = t->next;

@@ -433,10 +433,8 @@ int mg_master_run(const struct mg_master_options *options)
     mg_level_start(options->log_level_given);
     mg_reload_start(m.loop);
     mg_probation_start(m.loop, mg_commands_on_worse);
-    if (options->watch && !mg_watch_start(m.loop, reload_unasked)) {
-        fprintf(stderr, "moongate: --watch: %s\n", strerror(errno));
-        return 1;
-    }
+    if (options->watch)
+        mg_watch_start(m.loop, reload_unasked);
     int control = mg_inherited_take(MG_INHERITED_CONTROL);
     if (options->control &&
         (problem = mg_control_open(m.loop, options->control, control, mg_commands(&commands_events), end_if_done))) {

@@ -5,6 +5,7 @@
 
 #include "access.h"
 #include "budget.h"
+#include "folder.h"
 #include "resolve.h"
 #include "sink.h"
 #include "text.h"
@@ -18,6 +19,7 @@ void mg_services_start(struct ev_loop *on, const struct mg_worker_options *given
     loop = on;
     options = given;
     level_stands = given->log_level_stands;
+    mg_folder_start(on);
 }
 
 static void open_error_log(const mg_settings *s)
@@ -92,6 +94,7 @@ void mg_services_take(const mg_settings *s, const mg_settings *before)
 void mg_services_close(void)
 {
     mg_sink_close();
+    mg_folder_stop();
     if (resolving)
         mg_resolve_stop();
 }

@@ -1,5 +1,6 @@
 -- moongate.discover - peers that come and go as a function of the script says, which one worker calls for all.
 --
+-- It is called at an interval, and when another one, which waits, says that it is worth it.
 -- What it gives is beside the peers that the script declares. A failure, or an
 -- empty list, changes nothing: the last good list stays.
 local C = require "moongate.seam"
@@ -16,8 +17,14 @@ local SOON = 0.01           -- seconds until it is called first
 local LOOK = 1              -- seconds between two looks at whether this worker leads
 local LEADS = 15            -- seconds for which a look makes it lead: longer than most questions take
 
+local function read_finder(value)
+  if type(value) == "function" then return { find = value } end
+  if type(value) ~= "table" or type(value.find) ~= "function" then return nil end
+  if value.wait == nil or type(value.wait) == "function" then return value end
+end
+
 discover.keys = {
-  discover = schema.func(),
+  discover = schema.any("a function, or a table of functions with find, and perhaps wait", read_finder),
   discover_interval = schema.seconds { min = 0.1, default = 5 },
 }
 
@@ -80,6 +87,19 @@ local function note(self, problem)
   self.problem = problem
 end
 
+-- The timer's pause, which may end earlier. If it can't be waited so, the timer does as usual from then on.
+local function await_change(self)
+  local ok, changed = pcall(self.wait, math.min(LOOK, self.interval))
+  if not ok then
+    if changed == fiber.gone then error(changed, 0) end
+    log.warn(("%s: %s; it is asked each discover_interval only"):format(self.name, tostring(changed)))
+    self.wait = nil
+    return
+  end
+  if changed then self.due = 0 end
+  self.timer.seconds = SOON
+end
+
 local function look(self)
   local now = C.mg_now()
   self.timer.seconds = math.min(LOOK, self.interval)
@@ -87,10 +107,12 @@ local function look(self)
     self.due = 0
     return
   end
-  if now < self.due then return end
-  self.due = now + self.interval * (0.9 + 0.2 * math.random())
-  local list, problem = ask(self.find)
-  note(self, problem or apply(self, list))
+  if now >= self.due then
+    self.due = now + self.interval * (0.9 + 0.2 * math.random())
+    local list, problem = ask(self.find)
+    note(self, problem or apply(self, list))
+  end
+  if self.wait then await_change(self) end
 end
 
 --- The record's upstream has peers that `options.discover` tells of.
@@ -100,7 +122,8 @@ function discover.begin(record, options, fail)
   local leader = C.mg_leader_of(name, #name)
   if leader == nil then fail "the shared memory has no room for its discovery; raise shared_size" end
   local self = {
-    name = ('the discovery of upstream "%s"'):format(record.name), pointer = record.pointer, find = options.discover,
+    name = ('the discovery of upstream "%s"'):format(record.name), pointer = record.pointer,
+    find = options.discover.find, wait = options.discover.wait,
     interval = options.discover_interval, leader = leader, due = 0, problem = nil,
   }
   self.timer = timer.named(self.name, SOON, function() look(self) end)

@@ -102,7 +102,7 @@ local function prepare(text)
   setup = buffer.decode(text)
   local gate, worker = require "moongate", C.mg_simulation_turn()
   math.randomseed(setup.seed * 64 + worker)
-  gate.connect, gate.resolve = outside, outside
+  gate.connect, gate.resolve, gate.watch = outside, outside, outside
   simplify_checks()
   if setup.zones then C.setenv("ZONE", setup.zones[worker % #setup.zones + 1], 1) end
 

@@ -4,9 +4,10 @@
 --   gate.upstream("app", { discover = listed, discover_interval = 2 })
 --
 -- A line has an address, perhaps a weight and a zone: `10.0.0.1:8080 3 a`; behind # is a comment. Or the file is JSON:
--- a list of addresses, or of objects with `address`, `weight`, `zone`. It is read each `discover_interval`; write
--- another file and rename it, so that no half of it is ever read. A faulty one changes nothing, and the log says what
--- is wrong.
+-- a list of addresses, or of objects with `address`, `weight`, `zone`. It is read as soon as it changes, also when it
+-- is reached by symbolic links and one of them does, as Kubernetes turns them; and each `discover_interval`, for where
+-- changes are not told, such as on a network's file system. Write another file and rename it, so that no half of it is
+-- ever read. A faulty one changes nothing, and the log says what is wrong.
 
 local gate = require "moongate"
 
@@ -36,11 +37,14 @@ local function read_json(text)
 end
 
 ---@param given { path: string }
----@return fun(): table?, string?
+---@return { find: (fun(): table?, string?), wait: fun(seconds: number): boolean }
 return function(given)
   local options = gate.options("discover.file", given, { path = { "string", needed = true } })
+  local watch
 
-  return function()
+  local function find()
+    -- Before it is read, so that no change is missed; anew when a rollback has begun this anew.
+    if not (watch and watch:is_open()) then watch = gate.watch(options.path) end
     local file, problem = io.open(options.path)
     if not file then return nil, problem end
     local text = file:read "*a"
@@ -48,4 +52,8 @@ return function(given)
     local list, wrong = (text:match "^%s*%[" and read_json or read_lines)(text)
     return list, wrong and ("%s: %s"):format(options.path, wrong)
   end
+
+  local function wait(seconds) return watch:wait(seconds) end
+
+  return { find = find, wait = wait }
 end
