@@ -64,6 +64,7 @@ struct mg_exchange {
     bool queued;                   /* waits for a peer below max_connections */
     bool logged;
     bool mirrored;         /* or not: it was decided */
+    bool mirror_chosen;    /* it shall be, not by chance */
     bool threw;            /* one of its hooks has */
     uint32_t at_work;      /* 1 << mg_phase of hooks that wait */
     uint32_t entered;      /* 1 << mg_phase of hooks that have begun */

@@ -183,6 +183,8 @@ int mg_view_set_upstream(mg_view *x, mg_upstream *u);
 /* How long the request's body may be, once it was routed, if that is less than max_body_size. MG_FULL: it is longer
  * already, or says that it will be. MG_ABSENT: it was not routed. */
 int mg_view_bound_body(mg_view *x, double most);
+/* Is it mirrored, if its route is? Instead of by chance. */
+void mg_view_mirror(mg_view *x, bool on);
 /* From now on this exchange's bodies pass through Lua: MG_PHASE_REQUEST_BODY or _RESPONSE_BODY. */
 int mg_view_want(mg_view *x, int phase);
 

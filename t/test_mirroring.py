@@ -55,6 +55,68 @@ def test_a_share_is_mirrored(moongate, origin):
     assert 90 < sum(counts(gate)) < 220
 
 
+BY_USER = 'key = function(req) return req.headers["x-user"] end'
+
+
+def mirrored_users(gate, shadow, count=200, times=2):
+    """Asks as so many users, and again; who was mirrored, and how often."""
+    client, before = gate.raw(), len(shadow.requests)
+    for _ in range(times):
+        for n in range(count):
+            client.get("/", f"X-User: user-{n}")
+    gate.wait_total("exchanges", 0)
+    shadow.wait_seen(before + counts_of_all(gate))
+    seen = [request["X-User"] for request in shadow.requests[before:]]
+    return {user: seen.count(user) for user in set(seen)}
+
+
+def counts_of_all(gate):
+    mirrored, dropped = counts(gate)
+    assert not dropped
+    return mirrored
+
+
+def test_of_a_key_all_requests_are_mirrored_or_none_in_every_worker(moongate, origin):
+    shadow = origin.answers()
+    gate = moongate(script(origin.answers(200, b"real"), shadow, mirror=f"share = 0.3, max_active = 10000, {BY_USER}"), workers=2)
+
+    users = mirrored_users(gate, shadow)
+
+    assert 30 < len(users) < 90
+    assert set(users.values()) == {2}
+
+
+def test_a_larger_share_has_the_keys_of_a_smaller_one(moongate, origin):
+    shadows = [origin.answers() for _ in range(2)]
+    small, large = (
+        set(mirrored_users(moongate(script(origin.answers(), shadow, mirror=f"share = {share}, max_active = 10000, {BY_USER}")), shadow, times=1))
+        for shadow, share in zip(shadows, (0.2, 0.5)))
+
+    assert small < large
+
+
+def test_without_a_key_a_request_is_mirrored_by_chance_and_with_a_wrong_one_not(moongate, origin):
+    shadow = origin.answers()
+    gate = moongate(script(origin.answers(200, b"real"), shadow, mirror="share = 1, key = function(req) " \
+                           "if req.path == '/throw' then error 'oh' end if req.path == '/table' then return {} end end"))
+    gate.expect_error("mirror: key: ")
+
+    assert [gate.get(path).body for path in ("/", "/throw", "/table")] == [b"real"] * 3
+
+    gate.wait_log("mirror: key: .*oh")
+    gate.wait_log("mirror: key: a string is needed, got a table")
+    assert counts(gate) == (1, 0)
+
+
+def test_a_key_may_wait_and_leaves_other_hooks_as_they_are(moongate, origin):
+    shadow = origin.answers()
+    gate = moongate(script(origin.answers(200, b"real"), shadow, mirror="share = 1, key = function(req) gate.sleep(0.01) return req.ctx.user end",
+                           route="policies = { { access = function(req) req.ctx.user = 'a' end } },"))
+
+    assert gate.get("/").body == b"real"
+    assert counts(gate) == (1, 0)
+
+
 def test_no_more_copies_are_under_way_than_max_active(moongate, origin):
     shadow = origin.hangs()
     gate = moongate(script(origin.answers(200, b"real"), shadow, mirror="max_active = 3"))

@@ -489,7 +489,7 @@ static uint64_t body_to_keep(const struct mg_exchange *x)
     const struct mg_mirror *m = x->route->mirror;
     uint32_t most = spec_of(x)->retry_body;
 
-    return m && m->max_body > most ? m->max_body : most;
+    return m && !x->mirrored && m->max_body > most ? m->max_body : most;
 }
 
 /* ATTEMPT: policies on this try's copy, then the request goes out, its body behind it. */

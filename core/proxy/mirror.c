@@ -164,7 +164,7 @@ static bool is_chosen(const struct mg_exchange *x)
 {
     uint64_t z = (x->id ^ x->id >> 33) * 0xff51afd7ed558ccdu;
 
-    return (double)((z ^ z >> 33) >> 11) * 0x1p-53 < x->route->mirror->share;
+    return x->mirror_chosen || (double)((z ^ z >> 33) >> 11) * 0x1p-53 < x->route->mirror->share;
 }
 
 /* Is all of the body here, and no more than may be copied? */

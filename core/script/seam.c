@@ -147,6 +147,14 @@ int mg_view_bound_body(mg_view *v, double most)
     return mg_exchange_bound_body(x, (uint64_t)most) ? MG_OK : MG_FULL;
 }
 
+void mg_view_mirror(mg_view *v, bool on)
+{
+    struct mg_exchange *x = MG_EXCHANGE_OF(v);
+
+    x->mirrored = !on;
+    x->mirror_chosen = on;
+}
+
 int mg_view_count(mg_view *v, mg_dict *d, const char *key, uint32_t len, double most, double *total)
 {
     struct mg_exchange *x = MG_EXCHANGE_OF(v);

@@ -10,6 +10,7 @@ local core = require "moongate.core"
 local declared = require "moongate.declared"
 local discover = require "moongate.discover"
 local health = require "moongate.health"
+local mirror = require "moongate.mirror"
 local policy = require "moongate.policy"
 local probe = require "moongate.probe"
 local problem = require "moongate.problem"
@@ -117,15 +118,6 @@ local route_keys = {
   attempts = count { min = 1, max = 16 },
   message = schema.func(),
   mirror = schema.table { expect = 'a table like { upstream = "shadow", share = 0.1 }' },
-}
-
-local mirror_keys = {
-  upstream = schema.any("an upstream or its name", function(value)
-    if type(value) == "string" or type(value) == "table" and declared.upstreams[value] then return value end
-  end, { needed = true }),
-  share = schema.number { max = 1, default = 1 },
-  max_body = size { max = 2 ^ 28, default = 2 ^ 16 },
-  max_active = count { min = 1, max = 1000000, default = 100 },
 }
 
 for key, kind in pairs(limits) do
@@ -436,7 +428,9 @@ function declare.route(options)
   }
   for key in pairs(limits) do record.limits[key] = read[key] end
   if read.mirror then
-    record.mirror = schema.read(read.mirror, mirror_keys, function(message) fail("mirror: " .. message) end)
+    local chooser
+    record.mirror, chooser = mirror.read(read.mirror, fail)
+    if chooser then table.insert(record.policies, policy.make(chooser, fail)) end
   end
   if read.message then
     if read.handler then fail("message is for WebSockets to an upstream; with a handler there is none") end
