@@ -16,9 +16,9 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        net/tls_certificate net/tls_tickets net/tls_settings net/tls_session net/tls \
        http/uri http/message http/head http/framing http/websocket http/websocket_key http/h1_write http/h1_read http/h1 \
        http/h2_head http/h2_stream http/h2_send http/h2_write http/h2_read http/h2 \
-       proxy/shared proxy/tally proxy/shared_heap proxy/dict proxy/permit proxy/leader proxy/tcp proxy/pool proxy/dial \
+       proxy/shared proxy/metric proxy/meter proxy/tally proxy/shared_heap proxy/dict proxy/permit proxy/leader proxy/tcp proxy/pool proxy/dial \
        proxy/peer proxy/roster proxy/route proxy/task proxy/window proxy/news proxy/health proxy/ejection proxy/breaker \
-       proxy/health_report proxy/hook proxy/generation proxy/canary \
+       proxy/health_report proxy/hook proxy/generation proxy/canary proxy/metrics_text \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/queue proxy/in_flight \
        proxy/hedge proxy/attempt proxy/retry proxy/mirror proxy/exchange \
        script/inbox script/outside script/fetch_head script/fetch script/coding script/crypto script/key script/hash \
@@ -109,7 +109,7 @@ DEPS_DEB := dpkg-dev binutils
 DEPS_TEST := binutils python3-pytest python3-pytest-xdist python3-pytest-timeout python3-websockets redis-server \
              valgrind dnsmasq-base nginx-light haproxy curl wrk python3-brotli zstd \
              python3-h2 python3-jwt python3-cryptography nghttp2-client nodejs openssl testssl.sh apache2-utils \
-             bsdextrautils lua-socket mandoc systemd zsh jq etcd-server debootstrap systemd-container lintian $(DEPS_DEB) \
+             python3-prometheus-client prometheus bsdextrautils lua-socket mandoc systemd zsh jq etcd-server debootstrap systemd-container lintian $(DEPS_DEB) \
              $(if $(shell command -v npm),,npm)
 DEPS_LINT := clang libclang-rt-14-dev clang-format clang-tidy cppcheck lua-check
 DEPS_BENCH := openssl nghttp2-client nghttp2-server nginx-light libnginx-mod-http-ndk haproxy redis-server strace valgrind python3 nghttp2-client

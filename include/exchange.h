@@ -72,7 +72,7 @@ struct mg_exchange {
     struct mg_task task;
     struct mg_arena *arena;
     struct mg_generation *generation;
-    const struct mg_route *route;
+    struct mg_route *route;
     const struct mg_limits *limits; /* the route's own, or the listener's */
     struct mg_stream *client;       /* NULL after its end */
     struct mg_tls_session *tls;     /* the client's; held, since it may leave first */
@@ -88,6 +88,7 @@ struct mg_exchange {
     struct mg_exchange *next_touched;
     double began; /* mg_clock_now() */
     uint64_t id;
+    uint64_t trace[2];   /* of a distributed trace (W3C Trace Context); 0: it has none */
     mg_slice error_text; /* why the proxy answers itself */
     mg_slice allow;      /* with 405 */
     mg_slice protocol;   /* of Upgrade, if the client asks for one and may have it */

@@ -10,6 +10,7 @@
 #include "address.h"
 #include "arena.h"
 #include "hook.h"
+#include "meter.h"
 #include "news.h"
 #include "times.h"
 #include "peer.h"
@@ -58,6 +59,7 @@ struct mg_route {
     unsigned attempts; /* 0: as the upstream says */
     bool own_limits;
     struct mg_mirror *mirror; /* NULL: none */
+    struct mg_route_meter meter;
     mg_limits limits;
     struct mg_times times;
 };
@@ -65,7 +67,7 @@ struct mg_route {
 /* Where a connection of a TCP route goes. */
 struct mg_tcp_destination {
     struct mg_generation *generation;
-    const struct mg_route *route;
+    struct mg_route *route;
     struct mg_upstream *upstream;
     mg_slice name; /* that its ClientHello asks for; empty: none was read */
 };
@@ -123,7 +125,8 @@ struct mg_generation {
     /* Of malloc: what the one in force keeps (gate.keep), while this one is loaded or takes its place. */
     char *kept;
     size_t kept_len;
-    double retired;             /* mg_clock_now() when another one took its place */
+    double in_force;            /* mg_clock_now() when it was put there */
+    double retired;             /* and when another one took its place */
     struct mg_generation *next; /* the worker's list of retired ones */
 };
 
@@ -155,7 +158,7 @@ void mg_generation_free(struct mg_generation *g);
 const char *mg_generation_problem(void);
 
 /* The TCP route of the listener at this address; NULL if there is none. */
-const struct mg_route *mg_generation_tcp_route(const struct mg_generation *g, const struct mg_address *a);
+struct mg_route *mg_generation_tcp_route(const struct mg_generation *g, const struct mg_address *a);
 /* Is this address one of a proxy of ours? */
 bool mg_listen_trusts(const struct mg_listen *l, const struct mg_address *a);
 

@@ -42,5 +42,7 @@ void mg_generations_close_retired(void);
 
 /* The first of those that are retired; `next` leads on. */
 const struct mg_generation *mg_generations_retired(void);
+/* What they hold now, and how many exchanges. */
+struct mg_worker_level mg_generations_level(void);
 /* Chunks of arenas that hold what scripts declared: they are not left open. */
 unsigned mg_generations_declared(void);

@@ -178,6 +178,9 @@ int mg_view_set(mg_view *x, int part, const char *ptr, uint32_t len);
 int mg_view_set_status(mg_view *x, int status);
 /* "0f3a...": 16 hex digits, the same until the exchange ends; for logs and headers. */
 void mg_view_id(mg_view *x, char *to);
+/* The id of a distributed trace: 32 hex digits. MG_MALFORMED: they are not, or all are 0; MG_ABSENT: it has none. */
+int mg_view_set_trace(mg_view *x, const char *id, uint32_t len);
+int mg_view_trace(mg_view *x, char *to);
 /* Where it goes, if no later answer: NULL is nowhere. MG_TOO_LATE once a try has begun. */
 int mg_view_set_upstream(mg_view *x, mg_upstream *u);
 /* How long the request's body may be, once it was routed, if that is less than max_body_size. MG_FULL: it is longer
@@ -723,6 +726,26 @@ int mg_bearer(const char *ptr, uint32_t len, mg_slice *out);
 
 /* From 0 to below 1, evenly spread; the same for the same bytes and seed on every machine. */
 double mg_hash(const char *ptr, uint32_t len, double seed);
+
+/* ---- Metrics. ---- */
+
+enum mg_metric_kind { MG_METRIC_COUNTER, MG_METRIC_GAUGE, MG_METRIC_HISTOGRAM };
+typedef struct mg_metric_spec {
+    mg_slice name, help;
+    mg_slice labels; /* their names, with commas */
+    int32_t kind;
+    uint32_t bound_count, most; /* series; 0: no bound */
+    const double *bounds;       /* of a histogram, growing */
+} mg_metric_spec;
+/* The metric's number, the same in all workers and generations. MG_MALFORMED: it stands with another kind, other labels
+ * or bounds; MG_FULL: there is no room for it, its series are counted nowhere. */
+int mg_metric_declare(const mg_metric_spec *spec);
+/* The cells of the series with these values, one for each label: metric.h. They stay; counting is `cells[0] += 1`. */
+double *mg_metric_series(int metric, const mg_slice *values);
+/* Adds to a gauge, which all workers may do at once. */
+void mg_metric_add(double *cell, double n);
+/* All that is counted, as text for Prometheus, or by OpenMetrics 1.0. MG_NO_MEMORY. */
+int mg_metrics_text(bool open, mg_slice *out);
 
 /* ---- Cryptography. ---- */
 

@@ -20,7 +20,7 @@ enum {
 
 /* What lies in shared memory is read by another binary after an upgrade. Whoever changes a struct there, or what it
  * means, counts this up: then the memory begins anew. */
-enum { MG_SHARED_LAYOUT = 8 };
+enum { MG_SHARED_LAYOUT = 9 };
 
 /* The master, before it forks: reserves `size` bytes of address space; pages come with use. False with errno. */
 bool mg_shared_start(size_t size);

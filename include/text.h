@@ -84,6 +84,10 @@ size_t mg_text_put_json(char *to, mg_slice s);
  * become \xHH. Needs up to 4 bytes a byte. */
 size_t mg_text_put_escaped(char *to, mg_slice s);
 
+/* How many bytes the well-formed UTF-8 at `text` takes (Unicode, table 3-7), whose first byte is 0x80 or more; 0: it is
+ * not well formed. */
+size_t mg_text_utf8(const char *text, size_t room);
+
 /* Without the spaces and tabs at both ends (OWS). */
 mg_slice mg_text_trim(mg_slice s);
 /* Takes the next element off a comma-separated list (RFC 9110 5.6.1), trimmed

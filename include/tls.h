@@ -72,6 +72,8 @@ struct mg_tls_session *mg_tls_session_hold(struct mg_tls_session *s);
 void mg_tls_session_drop(struct mg_tls_session *s);
 /* Is what is read now early data, which may be a replay (RFC 8446 2.3)? */
 bool mg_tls_session_is_early(const struct mg_tls_session *s);
+/* Was the handshake short, because the client had a session of before? */
+bool mg_tls_session_is_resumed(const struct mg_tls_session *s);
 /* "1.3". */
 mg_slice mg_tls_session_version(const struct mg_tls_session *s);
 /* The slices are valid until the next call. */

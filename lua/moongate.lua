@@ -5,6 +5,7 @@ local balance = require "moongate.balance"
 local escape = require "moongate.escape"
 local fiber = require "moongate.fiber"
 local spawn = require "moongate.spawn"
+local metrics = require "moongate.metrics"
 local timer = require "moongate.timer"
 
 ---@class moongate
@@ -24,6 +25,10 @@ local gate = {
   shared = require "moongate.shared",
   keep = require("moongate.keep").keep,
   log = require "moongate.log",
+  counter = metrics.counter,
+  gauge = metrics.gauge,
+  histogram = metrics.histogram,
+  metrics = metrics.text,
   json = require "moongate.json",
   base64 = require "moongate.base64",
   crypto = require "moongate.crypto",

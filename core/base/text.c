@@ -213,10 +213,10 @@ size_t mg_text_put_number(char *to, uint64_t n)
 
 static const char hex_digits[] = "0123456789abcdef";
 
-/* How many bytes of well-formed UTF-8 stand at p (Unicode, table 3-7), for a
- * first byte of 0x80 or more; 0 if it is not. */
-static size_t utf8_length(const uint8_t *p, size_t room)
+size_t mg_text_utf8(const char *text, size_t room)
 {
+    const uint8_t *p = (const uint8_t *)text;
+
     size_t len = p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
     if (len == 0 || len > room)
         return 0;
@@ -236,7 +236,7 @@ size_t mg_text_put_json(char *to, mg_slice s)
     const char *start = to;
     for (uint32_t i = 0; i < s.len;) {
         uint8_t c = (uint8_t)s.ptr[i];
-        size_t run = c >= 0x80 ? utf8_length((const uint8_t *)s.ptr + i, s.len - i) : c >= 0x20 && c != 0x7f;
+        size_t run = c >= 0x80 ? mg_text_utf8(s.ptr + i, s.len - i) : c >= 0x20 && c != 0x7f;
         if (run == 0) {
             memcpy(to, "\\u00", 4);
             to[4] = hex_digits[c >> 4];

@@ -137,6 +137,11 @@ bool mg_tls_session_is_early(const struct mg_tls_session *s)
     return !SSL_is_init_finished(s->ssl);
 }
 
+bool mg_tls_session_is_resumed(const struct mg_tls_session *s)
+{
+    return SSL_session_reused(s->ssl) == 1;
+}
+
 void mg_tls_session_about(struct mg_tls_session *s, mg_tls_about *out)
 {
     const unsigned char *alpn;
@@ -149,7 +154,7 @@ void mg_tls_session_about(struct mg_tls_session *s, mg_tls_about *out)
         .version = mg_tls_session_version(s),
         .cipher = mg_slice_of(SSL_get_cipher_name(s->ssl)),
         .alpn = { (const char *)alpn, len },
-        .resumed = SSL_session_reused(s->ssl) == 1,
+        .resumed = mg_tls_session_is_resumed(s),
         .early = mg_tls_session_is_early(s),
     };
     X509 *certificate = SSL_get0_peer_certificate(s->ssl);

@@ -233,6 +233,19 @@ static void put_route(struct line *l, const struct mg_exchange *x)
 {
     put_text_or_null(l, x->route->name);
 }
+static void put_trace(struct line *l, const struct mg_exchange *x)
+{
+    char id[34] = "\"";
+
+    if (!x->trace[0] && !x->trace[1]) {
+        put(l, MG_LIT("null"));
+        return;
+    }
+    for (int i = 0; i < 32; i++)
+        id[i + 1] = "0123456789abcdef"[x->trace[i / 16] >> (60 - 4 * (i % 16)) & 15];
+    id[33] = '"';
+    put(l, (mg_slice){ id, 34 });
+}
 static void put_error(struct line *l, const struct mg_exchange *x)
 {
     put_text_or_null(l, x->view.failure_text);
@@ -297,8 +310,9 @@ static const struct field fields[] = {
     { "peer", put_peer },       { "tries", put_tries },
     { "latency", put_latency }, { "user_agent", put_user_agent },
     { "referer", put_referer }, { "error", put_error },
+    { "trace", put_trace },
 };
-enum { FIELD_COUNT = sizeof(fields) / sizeof(*fields) };
+enum { FIELD_COUNT = sizeof(fields) / sizeof(*fields), ONLY_IF_NAMED = 1 /* of them, at the end */ };
 _Static_assert((int)FIELD_COUNT <= (int)FIELDS_MOST, "each may be chosen once");
 
 static void put_json(struct line *l, const struct mg_exchange *x)
@@ -395,7 +409,7 @@ static const char *choose_fields(mg_slice list)
     mg_slice item;
 
     chosen_count = 0;
-    for (unsigned i = 0; !list.len && i < FIELD_COUNT; i++)
+    for (unsigned i = 0; !list.len && i < FIELD_COUNT - ONLY_IF_NAMED; i++)
         choose(&fields[i]);
     while (mg_text_next_item(&list, &item)) {
         const struct field *found = NULL;

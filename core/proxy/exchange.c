@@ -229,7 +229,7 @@ static enum mg_next step_request(struct mg_exchange *x)
 
 static void take_route(struct mg_exchange *x, const struct mg_route_match *match)
 {
-    const struct mg_route *r = &x->generation->routes[match->route];
+    struct mg_route *r = &x->generation->routes[match->route];
 
     x->route = r;
     x->view.route = match->route;
@@ -561,6 +561,23 @@ static enum mg_next step_relay(struct mg_exchange *x)
     return x->failed || (x->out.cut && !x->out.held.bytes && !x->out.at_work) ? cut_client(x) : MG_PARK;
 }
 
+static void count_it(struct mg_exchange *x)
+{
+    bool traced = x->trace[0] || x->trace[1];
+    struct mg_metered m = {
+        .status = x->view.status,
+        .in = x->view.bytes_in,
+        .out = x->view.bytes_out,
+        .duration = mg_clock_now() - x->began,
+        .time = mg_clock_wall(),
+        .id = { x->trace[0], traced ? x->trace[1] : x->id },
+        .traced = traced,
+        .failure = x->view.failure_text,
+    };
+
+    mg_meter_exchange(&x->route->meter, x->route->name, &m);
+}
+
 static enum mg_next step_log(struct mg_exchange *x)
 {
     if (!x->logged) {
@@ -575,6 +592,7 @@ static enum mg_next step_log(struct mg_exchange *x)
     }
     if (mg_engine_hooks(x, MG_PHASE_LOG) == MG_PARK)
         return MG_PARK;
+    count_it(x);
     mg_access_log(x);
     return MG_DONE;
 }

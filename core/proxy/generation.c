@@ -105,7 +105,7 @@ void mg_generation_free(struct mg_generation *g)
     free(g);
 }
 
-const struct mg_route *mg_generation_tcp_route(const struct mg_generation *g, const struct mg_address *a)
+struct mg_route *mg_generation_tcp_route(const struct mg_generation *g, const struct mg_address *a)
 {
     for (unsigned i = 0; i < g->listen_count; i++)
         if (g->listens[i].tcp >= 0 && mg_address_equal(&g->listens[i].address, a))
@@ -456,6 +456,7 @@ void mg_hook_overran(mg_generation *g, int hook)
     const mg_settings *s = &g->settings;
     const struct mg_hook_policy *p = mg_hooks_trip(&g->hooks, hook, (unsigned)s->max_trips, s->trips_window);
 
+    mg_meter_overran();
     if (!p)
         return;
     g->lua.out = g->lua.settled = 1;

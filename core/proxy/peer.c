@@ -15,6 +15,7 @@
 
 #include "clock.h"
 #include "dial.h"
+#include "meter.h"
 #include "text.h"
 
 enum {
@@ -62,6 +63,7 @@ struct mg_upstream {
     bool panics;      /* as of that version of all; looked at anew when it changes */
     uint32_t panics_at;
     struct mg_watch watch;
+    struct mg_upstream_meter meter;
     struct mg_roster_seat seat;
     double budget;
 };
@@ -728,6 +730,7 @@ void mg_peer_end(struct mg_peer *p, bool failed, double latency)
 
     assert(*active);
     __atomic_store_n(active, *active - 1, __ATOMIC_RELAXED);
+    mg_meter_try(&p->upstream->meter, p->upstream->spec.name, failed, latency);
     if (failed) {
         __atomic_fetch_add(&view->failures, 1, __ATOMIC_RELAXED);
         __atomic_fetch_add(&view->failed, 1, __ATOMIC_RELAXED);

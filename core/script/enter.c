@@ -78,6 +78,7 @@ static void lose(struct mg_vm *vm, const char *why)
 {
     mg_log(MG_LOG_ERROR,
            "%s: the VM is thrown away and built anew; the exchanges that were in it are answered with 500", why);
+    mg_meter_vm_lost();
     mg_enter_no_more(vm);
     mg_seam_end(vm->generation);
     mg_heap_free(&vm->heap);

@@ -120,12 +120,44 @@ int mg_view_set_status(mg_view *v, int status)
     return MG_OK;
 }
 
+static void put_hex(char *to, uint64_t n)
+{
+    for (int i = 15; i >= 0; i--, n >>= 4)
+        to[i] = "0123456789abcdef"[n & 15];
+}
+
 void mg_view_id(mg_view *v, char *to)
 {
-    uint64_t id = MG_EXCHANGE_OF(v)->id;
+    put_hex(to, MG_EXCHANGE_OF(v)->id);
+}
 
-    for (int i = 15; i >= 0; i--, id >>= 4)
-        to[i] = "0123456789abcdef"[id & 15];
+int mg_view_set_trace(mg_view *v, const char *id, uint32_t len)
+{
+    uint64_t trace[2] = { 0, 0 };
+
+    if (len != 32)
+        return MG_MALFORMED;
+    for (uint32_t i = 0; i < len; i++) {
+        int digit = mg_text_hex(id[i]);
+        if (digit < 0)
+            return MG_MALFORMED;
+        trace[i / 16] = trace[i / 16] << 4 | (unsigned)digit;
+    }
+    if (!trace[0] && !trace[1])
+        return MG_MALFORMED;
+    memcpy(MG_EXCHANGE_OF(v)->trace, trace, sizeof(trace));
+    return MG_OK;
+}
+
+int mg_view_trace(mg_view *v, char *to)
+{
+    const uint64_t *trace = MG_EXCHANGE_OF(v)->trace;
+
+    if (!trace[0] && !trace[1])
+        return MG_ABSENT;
+    put_hex(to, trace[0]);
+    put_hex(to + 16, trace[1]);
+    return MG_OK;
 }
 
 int mg_view_set_upstream(mg_view *v, mg_upstream *u)

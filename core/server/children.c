@@ -16,6 +16,7 @@
 #include "declared.h"
 #include "leader.h"
 #include "log.h"
+#include "metric.h"
 #include "peer.h"
 #include "sockets.h"
 #include "worker.h"
@@ -219,6 +220,7 @@ __attribute__((noreturn)) static void become_worker(int number, unsigned slot, i
     ev_loop_destroy(EV_DEFAULT);
     mg_children_end();
     mg_shared_worker(number, slot);
+    mg_metric_begin();
     exit(mg_worker_run(&worker));
 }
 

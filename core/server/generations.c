@@ -332,6 +332,7 @@ void mg_generations_put_in_force(struct mg_generation *g, bool on_probation)
     g->state = MG_GENERATION_IN_FORCE;
     g->on_lost = on_lost;
     mg_generation_now = g;
+    g->in_force = mg_clock_now();
     if (!begun)
         mg_vm_start(g);
 }
@@ -412,6 +413,26 @@ void mg_generations_keep_no_rebuilt(void)
 const struct mg_generation *mg_generations_retired(void)
 {
     return retired_list;
+}
+
+static void add_level(struct mg_worker_level *l, const struct mg_generation *g, unsigned part)
+{
+    if (!g)
+        return;
+    l->exchanges[part] += g->exchanges;
+    l->memory += mg_vm_memory(g);
+}
+
+struct mg_worker_level mg_generations_level(void)
+{
+    struct mg_worker_level l = { 0 };
+
+    add_level(&l, mg_generation_now, MG_LEVEL_IN_FORCE);
+    add_level(&l, mg_canary, MG_LEVEL_CANARY);
+    add_level(&l, mg_generations_kept(), MG_LEVEL_OLD);
+    for (const struct mg_generation *g = retired_list; g; g = g->next)
+        add_level(&l, g, MG_LEVEL_OLD);
+    return l;
 }
 
 unsigned mg_generations_declared(void)

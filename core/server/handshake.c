@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "meter.h"
 #include "turned_away.h"
 
 struct handshake {
@@ -59,6 +60,7 @@ static void on_shaken(struct mg_transport *t, int error)
         return;
     }
     h->info.tls = mg_tls_session_of(t);
+    mg_meter_handshake(mg_tls_session_is_resumed(h->info.tls));
     end(h, t);
 }
 

@@ -22,6 +22,7 @@
 #include "h2.h"
 #include "handshake.h"
 #include "log.h"
+#include "meter.h"
 #include "tcp.h"
 #include "transport.h"
 
@@ -42,6 +43,8 @@ struct mg_listener {
     ev_io accept;
     ev_timer pause;
     unsigned connections;
+    char *name; /* as declared */
+    struct mg_listener_meter meter;
     bool started, full; /* full: at max_connections */
     bool removed;       /* freed with its last connection */
 };
@@ -116,6 +119,7 @@ static void count_in(struct terms *t)
     connections++;
     t->listener->connections++;
     t->refs++;
+    mg_meter_opened(&t->listener->meter, mg_slice_of(t->listener->name));
 }
 
 static void free_removed(struct mg_listener *l)
@@ -123,6 +127,7 @@ static void free_removed(struct mg_listener *l)
     if (!l->removed || l->connections)
         return;
     terms_drop(l->terms);
+    free(l->name);
     free(l);
 }
 
@@ -132,6 +137,7 @@ static void count_out(struct terms *t)
 
     connections--;
     l->connections--;
+    mg_meter_closed(&l->meter, mg_slice_of(l->name));
     if (l->full)
         resume_accepting(l);
     terms_drop(t);
@@ -200,7 +206,7 @@ static void serve_tcp(struct terms *terms, struct mg_transport *t, const struct 
 static void serve_tcp_in_tls(struct terms *terms, struct mg_transport *t, const struct mg_peer_info *info)
 {
     struct mg_generation *g = mg_generation_now;
-    const struct mg_route *r = mg_generation_tcp_route(g, &terms->listen.address);
+    struct mg_route *r = mg_generation_tcp_route(g, &terms->listen.address);
     mg_tls_about about;
 
     if (!r || !r->upstream) { /* the script that is in force now knows it no more */
@@ -284,6 +290,7 @@ static void begin(struct terms *terms, int fd, const struct mg_address *a)
 
     if (!t)
         return;
+    mg_meter_accepted(&terms->listener->meter, mg_slice_of(terms->listener->name));
     count_in(terms);
     if (mg_greeting_is_due(&terms->listen))
         mg_greeting_begin(t, &terms->listen, &info, on_greeted, terms);
@@ -350,6 +357,7 @@ static void on_accept(struct ev_loop *loop, ev_io *w, int events)
     for (int i = 0; i < ACCEPTS_A_TURN; i++) {
         if (limits->max_connections && l->connections >= limits->max_connections) {
             l->full = true;
+            mg_meter_full(&l->meter, mg_slice_of(l->name));
             ev_io_stop(loop, w);
             return;
         }
@@ -364,7 +372,9 @@ struct mg_listener *mg_listener_new(struct ev_loop *loop, int fd, const struct m
 {
     struct mg_listener *l = calloc(1, sizeof(*l));
 
-    if (!l || !(l->terms = terms_new(l, listen))) {
+    if (!l || !(l->name = strndup(listen->text.ptr, listen->text.len)) || !(l->terms = terms_new(l, listen))) {
+        if (l)
+            free(l->name);
         free(l);
         return NULL;
     }

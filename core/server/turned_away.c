@@ -2,6 +2,7 @@
 #include "turned_away.h"
 
 #include "log.h"
+#include "meter.h"
 
 static const double TOLD = 1; /* seconds between two lines */
 
@@ -12,6 +13,7 @@ void mg_turned_away(const struct mg_peer_info *info, const char *why)
     char ip[INET6_ADDRSTRLEN];
     double now = mg_clock_now();
 
+    mg_meter_turned_away(why);
     if (now - last < TOLD) {
         others++;
         return;

@@ -32,7 +32,8 @@
 #include "transport.h"
 #include "vm.h"
 
-static const double RELAX = 10; /* seconds after which memory that nobody has needed meanwhile is given back */
+static const double MEASURED = 1; /* seconds, at least, from one look at its memory to the next */
+static const double RELAX = 10;   /* seconds after which memory that nobody has needed meanwhile is given back */
 
 static struct worker {
     const struct mg_worker_options *options;
@@ -389,6 +390,19 @@ static void on_relax(struct ev_loop *loop, ev_timer *t, int events)
     mg_block_relax();
 }
 
+/* What a scrape shows of this worker. */
+static void measure(void)
+{
+    static double measured;
+    double now = mg_clock_now();
+
+    if (now - measured < MEASURED)
+        return;
+    measured = now;
+    struct mg_worker_level level = mg_generations_level();
+    mg_meter_worker(&level);
+}
+
 static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int events)
 {
     (void)loop;
@@ -399,6 +413,7 @@ static void on_before_sleep(struct ev_loop *loop, ev_prepare *p, int events)
         after_event();
     while (mg_h2_flush());
     mg_generations_close_retired();
+    measure();
     if (w.draining && !mg_listener_connections() && !mg_engine_live())
         finish(0);
 }

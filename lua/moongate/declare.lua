@@ -64,6 +64,7 @@ local set_keys = {
   log_flush = seconds(),
   load_budget = seconds(),
   blocking_threshold = seconds(),
+  hook_metrics = schema.flag(),
   max_decoded_size = size(),
   max_decoded_ratio = schema.number(),
   max_trips = count { min = 1, max = 64 },

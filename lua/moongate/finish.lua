@@ -38,6 +38,7 @@ local function apply_settings(set)
   for key, value in pairs(set.probation or {}) do
     settings[key == "time" and "probation" or "probation_" .. key] = value
   end
+  state.settings.hook_metrics = set.hook_metrics
   for _, key in ipairs { "max_decoded_size", "max_decoded_ratio" } do
     state.settings[key] = tonumber(settings[key])
   end

@@ -3,6 +3,7 @@
 -- at.hook is the one that is: a store for each call, which the core can read
 -- even when the VM is torn. Everything else here is for messages.
 local C = require "moongate.seam"
+local hook_meter = require "moongate.hook_meter"
 local problem = require "moongate.problem"
 local state = require "moongate.state"
 
@@ -34,6 +35,7 @@ function hook.new(phase, fn, label, alone, policy)
     if place ~= label then who = ("%s (%s)"):format(who, place) end
   end
   entry.number = C.mg_declare_hook(state.generation, who, #who, policy and policy.number or 0)
+  if fn and policy then entry.fn = hook_meter.wrap(phase, fn, label) end
   all[entry.number] = entry
   return entry
 end

@@ -16,7 +16,7 @@ local text = ffi.string
 local request = {}
 
 local slice = ffi.new "mg_slice"
-local id_buffer = ffi.new "char[17]"
+local id_buffer = ffi.new "char[33]"
 local versions = { [10] = "1.0", [11] = "1.1", [20] = "2" }
 
 local function over()
@@ -47,6 +47,10 @@ end
 function readers.id(v)
   C.mg_view_id(v, id_buffer)
   return text(id_buffer, 16)
+end
+
+function readers.trace_id(v)
+  if C.mg_view_trace(v, id_buffer) == 0 then return text(id_buffer, 32) end
 end
 
 function readers.headers(v, x)
@@ -141,6 +145,12 @@ local function set_part(v, key, value)
   if type(value) ~= "string" then error(("req.%s must be a string, got a %s"):format(key, type(value)), 3) end
   if C.mg_view_set(v, parts[key], value, #value) < 0 then
     error(('req.%s can\'t be "%s"'):format(key, value), 3)
+  end
+end
+
+local function set_trace(v, value)
+  if type(value) ~= "string" or C.mg_view_set_trace(v, value, #value) < 0 then
+    error("req.trace_id must be 32 hex digits that are not all 0, got " .. tostring(value), 3)
   end
 end
 
@@ -257,6 +267,8 @@ local meta = {
       set_part(v, key, value)
     elseif key == "upstream" then
       set_upstream(v, value)
+    elseif key == "trace_id" then
+      set_trace(v, value)
     else
       error(("req.%s can't be assigned; values of your own belong in req.ctx"):format(tostring(key)), 2)
     end

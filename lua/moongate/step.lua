@@ -9,6 +9,7 @@ local exchange = require "moongate.exchange"
 local fiber = require "moongate.fiber"
 local generation = require "moongate.generation"
 local hook = require "moongate.hook"
+local hook_meter = require "moongate.hook_meter"
 local hooks = require "moongate.hooks"
 local keep = require "moongate.keep"
 local news = require "moongate.news"
@@ -33,6 +34,7 @@ local phases = {
 local function log_failure(x, f, trace)
   local entry = hook.of(f.hook)
   local who = entry and hook.who(phases[f.phase], entry) or phases[f.phase]
+  if entry then hook_meter.failed(entry.phase, entry.label) end
   local line = ("[%s] %s: %s"):format(x.req and x.req.id or "?", who, trace)
   C.mg_log_line(3, line, #line)
 end
@@ -41,6 +43,7 @@ end
 local function log_unknown(f, phase, problem)
   local entry = hook.of(at.hook)
   local who = entry and hook.who(phases[phase], entry) or phases[phase]
+  if entry then hook_meter.failed(entry.phase, entry.label) end
   local line = ("%s: %s"):format(who, debug.traceback(f.co, tostring(problem)))
   C.mg_log_line(3, line, #line)
 end

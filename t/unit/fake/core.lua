@@ -257,6 +257,9 @@ function fake.mg_generation_watch() core.watched = true end
 function fake.mg_declare_policy() return 1 end
 function fake.mg_policy_is_out() return false end
 function fake.mg_log_wants() return true end
+function fake.mg_metric_declare() return 0 end
+function fake.mg_metric_series() return ffi.new "double[80]" end
+function fake.mg_metric_add(cell, n) cell[0] = cell[0] + n end
 function fake.mg_log_line(_, ptr, len) table.insert(core.log, ffi.string(ptr, len)) end
 function fake.mg_now() return 100 end
 function fake.mg_now_exactly() return 100 end
