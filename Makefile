@@ -11,16 +11,17 @@ CC := gcc
 endif
 
 # From the ground up: a file may call only those before it (t/test_arrows.py).
-SRC := base/text base/agenda base/clock base/log base/arena base/block base/random base/folder \
+SRC := base/text base/agenda base/clock base/log base/arena base/block base/random base/siphash base/folder \
        net/address net/dns net/resolve net/srv net/transport net/preface net/proxy_header net/hello \
        net/tls_certificate net/tls_tickets net/tls_settings net/tls_session net/tls \
        http/uri http/message http/head http/framing http/websocket http/websocket_key http/h1_write http/h1_read http/h1 \
        http/h2_head http/h2_stream http/h2_send http/h2_write http/h2_read http/h2 \
-       proxy/shared proxy/metric proxy/meter proxy/tally proxy/shared_heap proxy/dict proxy/permit proxy/leader proxy/tcp proxy/pool proxy/dial \
+       proxy/shared proxy/metric proxy/meter proxy/tally proxy/shared_heap proxy/dict proxy/permit \
+       proxy/cache_memory proxy/cache proxy/cache_claim proxy/cache_purge proxy/leader proxy/tcp proxy/pool proxy/dial \
        proxy/peer proxy/roster proxy/route proxy/task proxy/window proxy/news proxy/health proxy/ejection proxy/breaker \
        proxy/health_report proxy/hook proxy/generation proxy/canary proxy/metrics_text \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/queue proxy/in_flight \
-       proxy/hedge proxy/attempt proxy/retry proxy/mirror proxy/exchange \
+       proxy/cache_fill proxy/hedge proxy/attempt proxy/retry proxy/mirror proxy/exchange proxy/cache_answer \
        script/inbox script/outside script/fetch_head script/fetch script/coding script/crypto script/key script/hash \
        script/base64 script/network script/password script/watching script/waiting script/seam script/heap script/budget script/sources script/load \
        script/enter script/vm \

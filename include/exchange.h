@@ -94,6 +94,7 @@ struct mg_exchange {
     mg_slice protocol;   /* of Upgrade, if the client asks for one and may have it */
     double queue_until;
     struct mg_permit *permits;      /* what it is counted under */
+    struct mg_cache_use *cached;    /* in the arena; NULL: it has not met a cache */
     struct mg_upstream *counted_in; /* in the queue: whose breaker counts it */
 };
 

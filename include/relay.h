@@ -83,5 +83,7 @@ int mg_flow_piece(struct mg_flow *f, mg_slice *out);
 int mg_flow_replace(struct mg_flow *f, const char *ptr, uint32_t len);
 int mg_flow_put_back(struct mg_flow *f, size_t len);
 int mg_flow_write(struct mg_flow *f, const char *ptr, uint32_t len);
+/* The same with the first bytes of a block, which are not copied. */
+int mg_flow_add(struct mg_flow *f, struct mg_block *b, size_t len);
 /* As mg_websocket_send. */
 int mg_flow_say(struct mg_flow *f, enum mg_opcode opcode, const char *ptr, uint32_t len);

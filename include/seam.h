@@ -126,6 +126,7 @@ typedef struct mg_coder mg_coder;
 typedef struct mg_tls mg_tls;
 typedef struct mg_certificate mg_certificate;
 typedef struct mg_leader mg_leader;
+typedef struct mg_cache mg_cache;
 
 /* ---- An exchange: the part that Lua reads in place, without a call. ---- */
 
@@ -491,6 +492,84 @@ int mg_dict_flush(mg_dict *d);
 /* Counts the exchange under a key until it ends, if fewer than `most` are; *total: how many there are now. MG_FULL;
  * MG_MALFORMED if the key holds something else. */
 int mg_view_count(mg_view *x, mg_dict *d, const char *key, uint32_t len, double most, double *total);
+
+/* ---- Stored responses, shared by all workers: Lua decides what is stored and when that may be used. ---- */
+
+/* When a stored response counts. Times are mg_now()'s and its seconds. */
+typedef struct mg_cache_times {
+    double born;             /* when its age was 0 */
+    double fresh;            /* how long it is, from then on */
+    double while_revalidate; /* and behind that, stale: while another one is asked for; if the origin fails */
+    double if_error;
+    int32_t status;
+    uint32_t flags; /* Lua's own */
+} mg_cache_times;
+/* One that was found: a copy, or a hold on what is too long for one. Good until its exchange ends. */
+typedef struct mg_cached {
+    mg_cache_times times;
+    double id;     /* no other has it */
+    double length; /* of the body */
+    mg_slice head; /* "name:value\n" for each field, but Age and Content-Length */
+    uint32_t asks; /* mg_cache_asks */
+} mg_cached;
+/* What the request has that asks for more than "the same as everybody gets". */
+enum mg_cache_asks { MG_ASKS_CONTROL = 1, MG_ASKS_CONDITION = 2, MG_ASKS_RANGE = 4, MG_ASKS_HEAD = 8 };
+typedef struct mg_cache_spec {
+    mg_cache_times times;
+    mg_slice key;
+    mg_slice vary; /* "name:value\n" for each request field that chose it; without the colon: it was not there */
+    mg_slice tags; /* words with commas, without blanks */
+    mg_slice head;
+    double max_body; /* a longer body is not stored */
+} mg_cache_spec;
+typedef struct mg_cache_stats {
+    double size, used; /* bytes */
+    double entries, evicted, stored;
+} mg_cache_stats;
+
+/* As mg_dict_open. */
+int mg_cache_open(const char *name, uint32_t len, double size, mg_cache **out);
+/* The key of a request where Lua has none of its own: scheme, Host, path and query, as they came. MG_NO_MEMORY. */
+int mg_cache_key(mg_view *x, mg_slice *out);
+/* Looks for a response that this request's fields choose, by this key, or with NULL by mg_cache_key's. One of these, or
+ * below 0. UNFIT: neither GET nor HEAD, or with a body. CROWDED: too much that is long is being read already. */
+enum mg_cache_found {
+    MG_CACHE_FOUND,
+    MG_CACHE_MISS,
+    MG_CACHE_OTHER_VARIANT,
+    MG_CACHE_UNFIT,
+    MG_CACHE_CROWDED,
+};
+int mg_cache_find(mg_view *x, mg_cache *c, const char *key, uint32_t len, mg_cached **out);
+/* Makes what was found the answer, with Age; `len` bytes of its body from `from` on (below 0: all). 1: the body is
+ * long, and comes by mg_answer_produce and mg_cache_more. MG_ABSENT: nothing was found; MG_TOO_LATE. */
+int mg_cache_answer(mg_view *x, int status, double from, double len);
+/* Adds to that body. As mg_answer_write; MG_ABSENT at its end, MG_CUT if it is not there any more. */
+int mg_cache_more(mg_view *x);
+/* Stores the response of this exchange, as it comes from the origin, when its body is whole. What is not the cache's
+ * comes after that, in response and response_body hooks. MG_FULL: it says that it is too long, or too much is on its
+ * way into the cache; MG_TOO_LATE: some of it has passed already. */
+int mg_cache_fill(mg_view *x, mg_cache *c, const mg_cache_spec *spec);
+/* Stores one that was fetched elsewhere; `since` is what mg_cache_purges had said before. MG_FULL: too long; MG_ABSENT:
+ * it was purged meanwhile. */
+int mg_cache_put(mg_cache *c, const mg_cache_spec *spec, const char *body, uint32_t len, double since);
+double mg_cache_purges(mg_cache *c);
+/* The stored one of this key and id has a new head and new times. MG_ABSENT: it is gone; MG_FULL. */
+int mg_cache_refresh(mg_cache *c, const mg_cache_spec *spec, double id);
+
+/* Who asks the origin for what others wait for: one over all workers, until it lets go, it dies or so many seconds are
+ * over. With x NULL Lua must let go, otherwise it is done when the exchange ends, or what it fills has been stored.
+ * MG_BUSY: somebody else does; MG_REFUSED: it is known that nothing will be stored. */
+int mg_cache_claim(mg_cache *c, mg_view *x, const char *key, uint32_t len, double seconds);
+/* pass: for so many seconds nobody needs to wait for this key, as nothing is stored. */
+void mg_cache_release(mg_cache *c, mg_view *x, const char *key, uint32_t len, double pass);
+bool mg_cache_is_claimed(mg_cache *c, const char *key, uint32_t len);
+
+/* Takes out what is stored under a key, all keys that begin so, what bears a tag, or all. *at begins at 0; call again
+ * until it is 0 again. How many were taken out. */
+enum mg_cache_what { MG_CACHE_KEY, MG_CACHE_PREFIX, MG_CACHE_TAG, MG_CACHE_ALL };
+int mg_cache_purge(mg_cache *c, int what, const char *text, uint32_t len, uint32_t *at);
+void mg_cache_look_at(mg_cache *c, mg_cache_stats *out);
 
 /* ---- Connections, before their first request. ---- */
 

@@ -23,6 +23,7 @@ local gate = {
   after = timer.after,
 
   shared = require "moongate.shared",
+  cache = require "moongate.cache",
   keep = require("moongate.keep").keep,
   log = require "moongate.log",
   counter = metrics.counter,

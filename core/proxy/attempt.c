@@ -7,6 +7,7 @@
 #include <assert.h>
 
 #include "breaker.h"
+#include "cache.h"
 #include "engine.h"
 #include "forward.h"
 #include "health.h"
@@ -58,6 +59,8 @@ void mg_attempt_drop(struct mg_exchange *x)
 
     if (x->queued)
         mg_queue_leave(x);
+    if (x->cached)
+        mg_cache_fill_drop(x);
     if (x->hedge)
         mg_hedge_end(x->hedge);
     mg_timeout_clear(&a->total);
@@ -174,6 +177,8 @@ static void on_body(struct mg_stream *s, struct mg_chain *body, bool last)
 {
     struct mg_exchange *x = s->owner;
 
+    if (x->cached)
+        mg_cache_fill_body(x, body, last);
     (void)mg_flow_arrive(&x->out, body, last);
 }
 
@@ -184,6 +189,8 @@ static void on_trailers(struct mg_stream *s, const struct mg_message *m)
 
     if (kept)
         mg_message_keep(kept, m, x->arena);
+    if (x->cached)
+        mg_cache_fill_body(x, &(struct mg_chain){ 0 }, true);
     mg_flow_trailers(&x->out, kept);
 }
 

@@ -19,6 +19,7 @@
 #include "log.h"
 #include "shared.h"
 #include "shared_heap.h"
+#include "siphash.h"
 #include "text.h"
 
 enum {
@@ -182,43 +183,9 @@ static double monotonic(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static uint64_t rotate(uint64_t v, unsigned bits)
-{
-    return v << bits | v >> (64 - bits);
-}
-
-static void sip_round(uint64_t v[4])
-{
-    v[0] += v[1], v[1] = rotate(v[1], 13) ^ v[0], v[0] = rotate(v[0], 32);
-    v[2] += v[3], v[3] = rotate(v[3], 16) ^ v[2];
-    v[0] += v[3], v[3] = rotate(v[3], 21) ^ v[0];
-    v[2] += v[1], v[1] = rotate(v[1], 17) ^ v[2], v[2] = rotate(v[2], 32);
-}
-
-/* SipHash-1-3: keys may be a client's choice, who must not know which of them meet in a bucket. */
 static uint32_t hash_of(const struct store *s, const char *key, uint32_t len)
 {
-    uint64_t v[4] = { s->seed[0] ^ 0x736f6d6570736575u, s->seed[1] ^ 0x646f72616e646f6du,
-                      s->seed[0] ^ 0x6c7967656e657261u, s->seed[1] ^ 0x7465646279746573u };
-
-    for (uint32_t at = 0;; at += 8) {
-        uint64_t word = 0;
-        bool last = len - at < 8;
-        memcpy(&word, key + at, last ? len - at : 8);
-        if (last)
-            word |= (uint64_t)len << 56;
-        v[3] ^= word;
-        sip_round(v);
-        v[0] ^= word;
-        if (last)
-            break;
-    }
-    v[2] ^= 0xff;
-    sip_round(v);
-    sip_round(v);
-    sip_round(v);
-    uint64_t hash = v[0] ^ v[1] ^ v[2] ^ v[3];
-    return (uint32_t)(hash ^ hash >> 32);
+    return mg_siphash(s->seed, key, len);
 }
 
 static uint32_t *bucket_of(const struct mg_dict *d, uint32_t hash)

@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cache.h"
 #include "permit.h"
 #include "tls.h"
 
@@ -134,6 +135,8 @@ static void finish(struct mg_exchange *x)
         policy->finish(policy, &x->view);
     if (x->permits)
         mg_permits_give(&x->permits);
+    if (x->cached)
+        mg_cache_leave(x->cached);
     mg_flow_drop(&x->in);
     mg_flow_drop(&x->out);
     mg_slot_give(&x->generation->exchange_slots, x->view.slot);

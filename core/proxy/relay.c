@@ -429,6 +429,19 @@ int mg_flow_put_back(struct mg_flow *f, size_t len)
     return MG_OK;
 }
 
+/* The chain to what is held; empty then. */
+static int add(struct mg_flow *f, struct mg_chain *fresh)
+{
+    if (fresh->failed)
+        return MG_NO_MEMORY;
+    f->arrived += fresh->bytes;
+    mg_chain_move(&f->held, fresh);
+    if (f->to)
+        return f->held.bytes + f->to->queued > MG_STREAM_HIGH ? mg_task_wait(f->view->task, &f->writer, cancel_writer)
+                                                              : MG_OK;
+    return MG_OK;
+}
+
 int mg_flow_write(struct mg_flow *f, const char *ptr, uint32_t len)
 {
     struct mg_chain fresh = { 0 };
@@ -436,14 +449,17 @@ int mg_flow_write(struct mg_flow *f, const char *ptr, uint32_t len)
     if (mg_wait_pending(&f->writer))
         return MG_BUSY;
     mg_chain_copy(&fresh, ptr, len);
-    if (fresh.failed)
-        return MG_NO_MEMORY;
-    f->arrived += len;
-    mg_chain_move(&f->held, &fresh);
-    if (f->to)
-        return f->held.bytes + f->to->queued > MG_STREAM_HIGH ? mg_task_wait(f->view->task, &f->writer, cancel_writer)
-                                                              : MG_OK;
-    return MG_OK;
+    return add(f, &fresh);
+}
+
+int mg_flow_add(struct mg_flow *f, struct mg_block *b, size_t len)
+{
+    struct mg_chain fresh = { 0 };
+
+    if (mg_wait_pending(&f->writer))
+        return MG_BUSY;
+    mg_chain_add(&fresh, b, b->data, len);
+    return add(f, &fresh);
 }
 
 int mg_flow_say(struct mg_flow *f, enum mg_opcode opcode, const char *ptr, uint32_t len)

@@ -33,6 +33,7 @@ local function new_record()
     res = false,        -- of the response that stands now
     route = false,      -- state.routes' entry, once routed
     reached = 0,        -- handle hooks: the deepest layer that has begun
+    looks = false,      -- and functions of theirs that want to see what comes, the inmost first
     responded = false,  -- the response hooks have run
     producer = false,   -- function that makes the answer's body
     filters = false,    -- own edits of the response's body, after the policies' hooks
@@ -120,7 +121,8 @@ function exchange.close(slot)
   end
   if x.opened then exchange.drop_opened(x) end
   x.view = false
-  x.route, x.reached, x.responded, x.producer, x.filters, x.coded = false, 0, false, false, false, false
+  x.route, x.reached, x.looks, x.responded = false, 0, false, false
+  x.producer, x.filters, x.coded = false, false, false
   x.ctx, x.args, x.params, x.cookies, x.query, x.tls = false, false, false, false, false, false
   counts.requests = counts.requests - 1
   if x.fibers then

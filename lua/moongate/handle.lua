@@ -56,15 +56,28 @@ local function innermost(x)
   end
 end
 
+-- What came is shown to those who have asked for that, the inmost first, before any response hook sees it.
+local function show(x)
+  local look = x.looks
+  repeat
+    at.hook = look.entry.number
+    local status, body, headers = look.fn(x.req, response_of(x))
+    if status ~= nil then apply(x, look.entry, "handle", status, body, headers) end
+    look = look.outer
+  until not look
+end
+
 local run_layer
 
 -- An onion: its hooks in order, `next` by depth, and the work of its response hooks.
 local function make_next(onion, i)
-  return function(req)
+  local entry = onion[i - 1]
+  return function(req, look)
     local x = req and req[2] or fiber.owner()
-    local number = at.hook
+    local number, outer = at.hook, x.looks
+    if look then x.looks = { fn = look, entry = entry, outer = outer } end
     local res = run_layer(onion, x, i)
-    at.hook = number
+    at.hook, x.looks = number, outer
     return res
   end
 end
@@ -75,6 +88,7 @@ function run_layer(onion, x, i)
   local entry = onion[i]
   if not entry then
     innermost(x)
+    if x.looks then show(x) end
     onion.respond(x, current())
     return response_of(x)
   end
@@ -101,7 +115,10 @@ end
 ---@return function work
 function handle.build(list, respond, route)
   local onion = { nexts = {}, respond = respond }
-  for i, entry in ipairs(list) do onion[i], onion.nexts[i] = entry, make_next(onion, i + 1) end
+  for i, entry in ipairs(list) do
+    onion[i] = entry
+    onion.nexts[i] = make_next(onion, i + 1)
+  end
   return function(slot, pointer)
     local x, f = begin(slot, pointer, route)
     if not x.req then request_of(x) end

@@ -4,6 +4,7 @@
 -- long as the generation lives, so == works and policies may use them as keys.
 local ffi = require "ffi"
 local C = require "moongate.seam"
+local fetch = require "moongate.fetch"
 local state = require "moongate.state"
 local text = ffi.string
 
@@ -53,6 +54,19 @@ function peer_readers.peak(p) return C.mg_peer_peak(p) end
 ---@param on? boolean
 function peer_methods:drain(on)
   C.mg_peer_drain(self[1], on ~= false)
+end
+
+--- Asks this peer as its upstream's requests would: by its protocol, with its TLS. Nothing is tried again.
+---@param target string "/path?query"
+---@param options? { method: string?, headers: table?, body: string?, timeout: number?, max_size: integer? }
+---@return moongate.Fetched answer, string? problem
+function peer_methods:fetch(target, options)
+  if type(target) ~= "string" then error("peer:fetch: the target must be a string, got a " .. type(target), 2) end
+  local given = options or {}
+  return fetch.of_peer(self[1], target, {
+    method = given.method or "GET", headers = given.headers, body = given.body, timeout = given.timeout,
+    max_size = given.max_size,
+  })
 end
 
 --- Takes the peer out of its upstream, in all workers, until it is added again.
