@@ -179,21 +179,25 @@ def test_a_request_in_progress_at_a_peer_that_is_removed_ends_there(moongate, or
 
 
 @pytest.mark.parametrize("words, told", [
-    (["none"], 'peers: there is no upstream "none"'),
-    (["add", "none", "127.0.0.1:1"], 'peers: there is no upstream "none"'),
-    (["add", "app"], 'peers: which peer? An address is needed behind the upstream "app"'),
-    (["add", "app", "nonsense"], "peers: "),
-    (["add", "app", "127.0.0.1:1", "heavy"], "its weight must be a number above 0 and at most 1000000"),
-    (["remove", "app", "127.0.0.1:1"], 'peers: the upstream has no such peer; `peers` lists them "127.0.0.1:1"'),
-    (["weigh", "app", "127.0.0.1:1"], 'peers: add, remove, drain, undrain, weight or reset is needed, got "weigh"'),
-], ids=["list", "upstream", "address", "no address", "weight", "unknown", "action"])
+    (["none"], 'peers: upstream "none": there is no such upstream; `moongate peers` lists those that there are'),
+    (["add", "none", "127.0.0.1:1"], 'peers: upstream "none": there is no such upstream; `moongate peers` lists those that there are'),
+    (["add", "app"], 'peers: upstream "app": an address is needed behind it, like `moongate peers add app 10.0.0.1:8080`'),
+    (["add", "app", "nonsense"], 'peers: upstream "app": peer "nonsense": is not an address; write one like "10.0.0.1:8080"'),
+    (["add", "app", "127.0.0.1:1", "heavy"], 'peers: upstream "app": peer "127.0.0.1:1": its weight must be a number above 0 and at most 1000000, got "heavy"'),
+    (["remove", "app", "127.0.0.1:1"], 'peers: upstream "app": peer "127.0.0.1:1": there is no such peer; `moongate peers` with the upstream lists those that there are'),
+    (["add", "app", "FIRST"], 'peers: upstream "app": peer "FIRST": it is there already; give it another weight by `moongate peers weight`'),
+    (["weight", "app", "FIRST"], 'peers: upstream "app": peer "FIRST": a weight is needed behind it'),
+    (["weight", "app", "FIRST", "-1"], 'peers: upstream "app": peer "FIRST": its weight must be a number above 0 and at most 1000000, got "-1"'),
+    (["weigh", "app", "127.0.0.1:1"], 'peers: action "weigh": there are list, add, remove, drain, undrain, weight and reset'),
+], ids=["list", "upstream", "address", "no address", "weight", "unknown", "there", "no weight", "below 0", "action"])
 def test_a_mistake_is_told_with_its_remedy(moongate, servers, words, told):
     gate = moongate(script(servers[:1]))
 
-    done = run("peers", *words, "--control", gate.control_path)
+    words, told = [word.replace("FIRST", str(servers[0])) for word in words], told.replace("FIRST", str(servers[0]))
+    done = run("peers", "--control", gate.control_path, "--", *words)
 
     assert done.returncode == 1
-    assert told in done.stderr
+    assert done.stderr.startswith(told)
     assert list(listed(gate)) == [str(servers[0])]
 
 

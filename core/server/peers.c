@@ -9,7 +9,7 @@
 #include "roster.h"
 #include "text.h"
 
-enum { TEXTS = 5, ROW_MOST = 2048 };
+enum { TEXTS = 5, ROW_MOST = 2048, TEXT_MOST = 1024 };
 
 struct order {
     mg_slice action, upstream, peer, weight, zone;
@@ -35,21 +35,30 @@ static bool read_order(const char *text, size_t len, struct order *o)
     return true;
 }
 
+static int short_len(mg_slice s)
+{
+    return (int)(s.len < 200 ? s.len : 200);
+}
+
 static bool says(mg_slice s, const char *word)
 {
     return mg_text_equal(s, mg_slice_of(word));
 }
 
-static size_t put_error(char *to, const char *what, mg_slice name)
+/* "peers: upstream "app": peer "10.0.0.1:80": why", as far as the order names them. */
+static size_t put_error(char *to, const struct order *o, const char *why)
 {
-    size_t n = (size_t)snprintf(to, ROW_MOST, "{\"error\":\"peers: ");
+    char text[TEXT_MOST];
+    size_t n = (size_t)snprintf(text, sizeof(text), "peers: ");
 
-    n += mg_text_put_json(to + n, mg_slice_of(what));
-    if (name.len) {
-        n += (size_t)snprintf(to + n, 4, " \\\"");
-        n += mg_text_put_json(to + n, (mg_slice){ name.ptr, name.len < 200 ? name.len : 200 });
-        n += (size_t)snprintf(to + n, 4, "\\\"");
-    }
+    if (o && o->upstream.len)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "upstream \"%.*s\": ", short_len(o->upstream),
+                              o->upstream.ptr);
+    if (o && o->peer.len)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "peer \"%.*s\": ", short_len(o->peer), o->peer.ptr);
+    snprintf(text + n, sizeof(text) - n, "%s", why);
+    n = (size_t)snprintf(to, ROW_MOST, "{\"error\":\"");
+    n += mg_text_put_json(to + n, mg_slice_of(text));
     return n + (size_t)snprintf(to + n, 4, "\"}");
 }
 
@@ -105,13 +114,16 @@ static void put_upstream(struct answer *a, struct mg_upstream *u)
     a->len += (size_t)snprintf(a->to + a->len, 4, "]}");
 }
 
-static size_t list(const struct mg_generation *g, mg_slice name, char *to)
+static const char no_upstream[] = "there is no such upstream; `moongate peers` lists those that there are";
+
+static size_t list(const struct mg_generation *g, const struct order *o, char *to)
 {
+    mg_slice name = o->upstream;
     struct answer a = { to, 0 };
     bool first = true;
 
     if (name.len && !find_upstream(g, name))
-        return put_error(to, "there is no upstream", name);
+        return put_error(to, &(struct order){ .upstream = name }, no_upstream);
     a.len = (size_t)snprintf(to, 32, "{\"upstreams\":[");
     for (unsigned i = 0; i < g->upstream_count && a.len < MG_PEERS_ANSWER_MOST - 3 * ROW_MOST; i++) {
         struct mg_upstream *u = g->upstreams[i];
@@ -161,22 +173,47 @@ static double weight_of(mg_slice text)
     return *end ? 0 : weight;
 }
 
+static const char *with_weight(const char *why, mg_slice given)
+{
+    static char text[TEXT_MOST];
+
+    if (!why || !given.len || weight_of(given) > 0)
+        return why;
+    snprintf(text, sizeof(text), "%s, got \"%.*s\"", why, short_len(given), given.ptr);
+    return text;
+}
+
+static const char *add(struct mg_upstream *u, const struct order *o)
+{
+    const struct mg_roster_said said = { .weight = o->weight.len ? weight_of(o->weight) : 1,
+                                         .zone = o->zone,
+                                         .tier = 1 };
+
+    if (find_peer(u, o->peer))
+        return "it is there already; give it another weight by `moongate peers weight`";
+    return mg_roster_put(u, o->peer, &said);
+}
+
+static const char *weigh(struct mg_upstream *u, const struct order *o, const struct mg_peer *there)
+{
+    const struct mg_roster_said said = { .weight = weight_of(o->weight), .zone = there->zone, .tier = there->tier };
+
+    if (!o->weight.len)
+        return "a weight is needed behind it, like `moongate peers weight app 10.0.0.1:8080 2`";
+    return mg_roster_put(u, o->peer, &said);
+}
+
 /* NULL, or why not. */
 static const char *change(struct mg_upstream *u, const struct order *o)
 {
     const struct mg_peer *there = find_peer(u, o->peer);
 
-    struct mg_roster_said said = { .weight = o->weight.len ? weight_of(o->weight) : 1, .zone = o->zone, .tier = 1 };
-
     if (says(o->action, "add"))
-        return there ? "the upstream has this peer already; give it another weight by `peers weight`"
-                     : mg_roster_put(u, o->peer, &said);
+        return with_weight(add(u, o), o->weight);
     if (!there)
-        return "the upstream has no such peer; `peers` lists them";
-    if (says(o->action, "weight")) {
-        said = (struct mg_roster_said){ .weight = weight_of(o->weight), .zone = there->zone, .tier = there->tier };
-        return mg_roster_put(u, o->peer, &said);
-    }
+        return "there is no such peer; `moongate peers` with the upstream lists those that there are";
+    if (says(o->action, "weight"))
+        return with_weight(weigh(u, o, there), o->weight);
     if (says(o->action, "remove"))
         return mg_roster_remove(u, o->peer);
     (void)drain(u, o->peer, says(o->action, "drain"));
@@ -189,26 +226,35 @@ static bool is_change(mg_slice action)
            says(action, "undrain");
 }
 
+static size_t refuse_action(char *to, mg_slice action)
+{
+    char why[TEXT_MOST];
+
+    snprintf(why, sizeof(why), "action \"%.*s\": there are list, add, remove, drain, undrain, weight and reset",
+             short_len(action), action.ptr);
+    return put_error(to, NULL, why);
+}
+
 size_t mg_peers_obey(const struct mg_generation *g, const char *order, size_t len, char *to)
 {
     struct order o;
     const char *why = NULL;
 
     if (!read_order(order, len, &o))
-        return put_error(to, "the order is not whole", (mg_slice){ 0 });
+        return put_error(to, NULL, "the order is not whole; ask again");
     if (says(o.action, "list"))
-        return list(g, o.upstream, to);
+        return list(g, &o, to);
+    if (!is_change(o.action) && !says(o.action, "reset"))
+        return refuse_action(to, o.action);
     struct mg_upstream *u = find_upstream(g, o.upstream);
     if (!u)
-        return put_error(to, "there is no upstream", o.upstream);
+        return put_error(to, &(struct order){ .upstream = o.upstream }, no_upstream);
     mg_roster_follow(u);
     if (says(o.action, "reset"))
         why = mg_roster_reset(u);
-    else if (!is_change(o.action))
-        return put_error(to, "add, remove, drain, undrain, weight or reset is needed, got", o.action);
     else if (!o.peer.len)
-        return put_error(to, "which peer? An address is needed behind the upstream", o.upstream);
+        why = "an address is needed behind it, like `moongate peers add app 10.0.0.1:8080`";
     else
         why = change(u, &o);
-    return why ? put_error(to, why, o.peer) : list(g, o.upstream, to);
+    return why ? put_error(to, &o, why) : list(g, &o, to);
 }

@@ -35,7 +35,7 @@ static void on_late(struct ev_loop *l, ev_timer *t, int events)
     (void)l;
     (void)t;
     (void)events;
-    give_up("the worker did not answer in time; ask again");
+    give_up("peers: the worker did not answer in time; ask again");
 }
 
 static struct mg_child *find_worker(void)
@@ -65,13 +65,13 @@ const char *mg_peers_ask(unsigned ticket)
     size_t n = 0;
 
     if (asked)
-        return "another question about peers is under way; ask again";
+        return "peers: another question about peers is under way; ask again";
     if (!c)
-        return "no worker serves now; ask again";
+        return "peers: no worker serves now; ask again";
     for (unsigned i = 0; i < sizeof(keys) / sizeof(*keys); i++)
         n = put(order, n, keys[i], i ? "" : "list");
     if (!mg_channel_send(c->channel, MG_WORD_PEERS, order, n, NULL, 0))
-        return "the worker can't be asked; ask again";
+        return "peers: the worker can't be asked; ask again";
     asked = ticket;
     of = c->number;
     ev_timer_set(&late, PATIENCE, 0);
@@ -90,7 +90,7 @@ void mg_peers_on_answer(const struct mg_letter *l)
 void mg_peers_on_end(const struct mg_child *c)
 {
     if (asked && c->number == of)
-        give_up("the worker that was asked has ended; ask again");
+        give_up("peers: the worker that was asked has ended; ask again");
 }
 
 void mg_peers_start(struct ev_loop *on)
