@@ -26,5 +26,6 @@ void mg_probation_end_canary(const char *why);
 bool mg_probation_promote(void);
 /* Is the one of before kept? */
 bool mg_probation_is_on(void);
-/* Members of a JSON object for `moongate status`: the generations, what is on probation, the last rollback. */
-size_t mg_probation_report(char *to, size_t size);
+/* Members of a JSON object for `moongate status`: the generations, what is on probation, the last rollback. memory_of
+ * says how many bytes the VMs of a generation take. */
+size_t mg_probation_report(char *to, size_t size, double (*memory_of)(unsigned number));

@@ -20,7 +20,7 @@ DOORS = [
     (r"http_parser_\w+", {"http/head", "http/h1", "http/h1_write"}),
     (r"(deflate|inflate)\w*|Brotli\w+|ZSTD_\w+", {"script/coding"}),
     (r"XXH\w+", {"script/hash"}),
-    (r"json_\w+", {"server/control", "server/ask"}),
+    (r"json_\w+", {"server/control", "server/status_report", "server/ask"}),
     (r"SSL_\w+", {"net/tls_certificate", "net/tls_tickets", "net/tls_settings", "net/tls_session", "net/tls"}),
     (r"crypt\w*", {"script/password"}),
     (r"pthread_create", {"script/password"}),

@@ -292,10 +292,12 @@ def test_under_load_nothing_is_lost_while_it_begins_is_promoted_and_ends(moongat
 @pytest.mark.parametrize("words, told", [
     (["reload", "--canary", "0"], "the share of a canary must be above 0 and below 100 per cent"),
     (["reload", "--canary", "100%"], "the share of a canary must be above 0 and below 100 per cent"),
-    (["reload", "--canary", "much"], "the share of a canary must be above 0 and below 100 per cent"),
+    (["reload", "--canary", "much"], 'the share of a canary must be above 0 and below 100 per cent, like "5%" or "0.05", got "much"\n'),
+    (["reload", "--canary", "5"], 'like "5%" or "0.05", got "5"; for 5 per cent write "5%"\n'),
+    (["reload", "--canary", "500"], 'like "5%" or "0.05", got "500"\n'),
     (["reload", "--canary", "5%", "--by", "moon"], "a canary goes by client, cookie:NAME or header:NAME"),
     (["reload", "--canary", "5%", "--by", "cookie:a b"], "a canary goes by client, cookie:NAME or header:NAME"),
-], ids=["0", "all", "no number", "no key", "no cookie"])
+], ids=["0", "all", "no number", "no unit", "too many", "no key", "no cookie"])
 def test_a_mistake_in_its_terms_changes_nothing(moongate, words, told):
     gate = moongate(says("old"), set=LONG)
 
@@ -324,7 +326,24 @@ def test_the_generations_are_listed_for_people(moongate):
     lines = run("generations", "--control", gate.control_path).stdout.splitlines()
 
     assert lines[0] == "generation 2 is tried out with 5 % of the clients by cookie:user"
+    assert lines[2].endswith("Lua MiB")
     assert [line.split()[:2] for line in lines[3:]] == [["1", "in"], ["2", "canary"]]
+    assert all(float(line.split()[-1]) > 0 for line in lines[3:])
+
+
+def test_the_memory_of_each_generation_is_told_of_all_workers_together(moongate):
+    gate = moongate(says("old"), set=LONG, workers=2)
+    edit(gate, "local held = {} for i = 1, 100000 do held[i] = 'text ' .. i end\n" + says("new"))
+    assert "error" not in gate.command("reload", canary="5%")
+
+    told = {g["number"]: g["memory"] for g in gate.command("generations")["generations"]}
+
+    of_workers = [{g["number"]: g["memory"] for g in w["generations"]} for w in gate.status()["workers"]]
+    assert told[2] > told[1] + 2 * 4_000_000
+    for number in (1, 2):
+        assert told[number] == pytest.approx(sum(each[number] for each in of_workers), rel=0.3)
+    assert gate.command("rollback")
+    wait_until(lambda: [g["memory"] for g in gate.command("generations")["generations"] if g["number"] == 2] == [0])
 
 
 def test_a_script_that_is_bad_is_not_tried_out(moongate):

@@ -46,11 +46,24 @@ static bool read_key(const char *text, struct mg_canary_terms *t)
     return false;
 }
 
+/* 5 may be meant as 5 %, and may be a slip for 0.5: whoever has written it says which. */
+static const char *refuse_share(const char *given, double read)
+{
+    static char why[192];
+    int n = snprintf(
+        why, sizeof(why),
+        "the share of a canary must be above 0 and below 100 per cent, like \"5%%\" or \"0.05\", got \"%.32s\"", given);
+
+    if (read >= 1 && read < 100 && strspn(given, "0123456789.") == strlen(given))
+        snprintf(why + n, sizeof(why) - (size_t)n, "; for %.32s per cent write \"%.32s%%\"", given, given);
+    return why;
+}
+
 const char *mg_canary_read(struct mg_canary_terms *t, const char *share, const char *by)
 {
     *t = (struct mg_canary_terms){ 0 };
     if (!read_share(share, &t->share))
-        return "the share of a canary must be above 0 and below 100 per cent, like \"5%\" or \"0.05\"";
+        return refuse_share(share, t->share);
     if (by && !read_key(by, t))
         return "a canary goes by client, cookie:NAME or header:NAME";
     return NULL;

@@ -33,9 +33,9 @@ static const char *text(const json_t *o, const char *key)
 
 static void print_generation(const json_t *g)
 {
-    printf("%10.0f  %-10s %7.0f %10.0f %8.0f %12.0f\n", number(g, "number"), text(g, "state"),
+    printf("%10.0f  %-10s %7.0f %10.0f %8.0f %12.0f %8.1f\n", number(g, "number"), text(g, "state"),
            fmax(0, (double)time(NULL) - number(g, "since")), number(g, "exchanges"), number(g, "failures"),
-           number(g, "hook_errors"));
+           number(g, "hook_errors"), number(g, "memory") / 1048576);
 }
 
 /* One that is not in force in a worker, and lives on there. */
@@ -102,7 +102,7 @@ static void print_generations(const json_t *o)
                number(probation, "generation"), number(probation, "ends_in"), number(probation, "kept"));
     if (rollback)
         printf("generation %.0f was taken back: %s\n", number(rollback, "generation"), text(rollback, "why"));
-    printf("%sgeneration  state        for s  exchanges      5xx  hook errors\n",
+    printf("%sgeneration  state        for s  exchanges      5xx  hook errors  Lua MiB\n",
            canary || probation || rollback ? "\n" : "");
     print_each(json_object_get(o, "generations"), print_generation);
 }

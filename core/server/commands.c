@@ -1,8 +1,6 @@
 /* commands.c - what the control socket may ask of the master. */
 #include "commands.h"
 
-#include <stdio.h>
-
 #include "control.h"
 #include "declared.h"
 #include "level.h"
@@ -11,19 +9,7 @@
 #include "reload.h"
 #include "status_report.h"
 
-enum { GENERATIONS_MOST = 4096 };
-
 static const struct mg_commands_events *events;
-
-static const char *on_generations(unsigned ticket)
-{
-    char text[GENERATIONS_MOST] = "{";
-    size_t n = 1 + mg_probation_report(text + 1, sizeof(text) - 2);
-
-    (void)ticket;
-    snprintf(text + n, sizeof(text) - n, "}");
-    return mg_control_done_with(text);
-}
 
 static const char *on_reload(unsigned ticket)
 {
@@ -101,7 +87,7 @@ static const char *const reload_takes[] = { "canary", "by", NULL }, *const level
 
 static const struct mg_control_command commands[] = {
     { "status", mg_status_ask, NULL },
-    { "generations", on_generations, NULL },
+    { "generations", mg_status_ask_generations, NULL },
     { "reload", on_reload, reload_takes },
     { "check", on_check, NULL },
     { "rollback", on_rollback, NULL },

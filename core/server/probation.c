@@ -257,7 +257,7 @@ static size_t report_last(char *to, size_t size)
                             p.last.from, p.last.to, p.last.at, len, why);
 }
 
-size_t mg_probation_report(char *to, size_t size)
+size_t mg_probation_report(char *to, size_t size, double (*memory_of)(unsigned number))
 {
     size_t n = (size_t)snprintf(to, size, "\"generations\":[");
     bool first = true;
@@ -266,8 +266,8 @@ size_t mg_probation_report(char *to, size_t size)
         const struct record *r = &p.records[i];
         if (!r->number)
             continue;
-        n += (size_t)snprintf(to + n, size - n, "%s{\"number\":%u,\"state\":\"%s\",\"since\":%.3f,", first ? "" : ",",
-                              r->number, state_of(r), r->since);
+        n += (size_t)snprintf(to + n, size - n, "%s{\"number\":%u,\"state\":\"%s\",\"since\":%.3f,\"memory\":%.0f,",
+                              first ? "" : ",", r->number, state_of(r), r->since, memory_of(r->number));
         n += put_counts(to + n, size - n, mg_tally_sum(r->number));
         first = false;
     }
