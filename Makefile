@@ -17,7 +17,8 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        http/uri http/message http/head http/framing http/websocket http/websocket_key http/h1_write http/h1_read http/h1 \
        http/h2_head http/h2_stream http/h2_send http/h2_write http/h2_read http/h2 \
        proxy/shared proxy/metric proxy/meter proxy/tally proxy/shared_heap proxy/dict proxy/permit \
-       proxy/cache_memory proxy/cache proxy/cache_claim proxy/cache_purge proxy/leader proxy/tcp proxy/pool proxy/dial \
+       proxy/cache_memory proxy/cache proxy/cache_claim proxy/cache_purge proxy/leader proxy/tcp \
+       proxy/pool proxy/origin proxy/dial \
        proxy/peer proxy/roster proxy/route proxy/task proxy/window proxy/news proxy/health proxy/ejection proxy/breaker \
        proxy/health_report proxy/hook proxy/generation proxy/canary proxy/metrics_text \
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/queue proxy/in_flight \

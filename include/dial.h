@@ -32,12 +32,6 @@ struct mg_dial_stand_in {
 };
 void mg_dial_stand_in(const struct mg_dial_stand_in *who);
 
-/* Fills in an origin for a name, an address, or "unix:/path" (port 0), with safe limits and without timeouts; host is
- * kept, not copied. */
-void mg_origin_open(struct mg_origin *o, mg_slice host, uint16_t port);
-/* Lets go of its pool. */
-void mg_origin_close(struct mg_origin *o);
-
 /* Closes what is idle; nothing is kept any more. */
 void mg_dial_stop(void);
 unsigned mg_dial_live(void); /* dials under way */

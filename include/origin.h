@@ -29,3 +29,19 @@ struct mg_origin {
     unsigned turn;        /* which of a name's addresses comes next */
     struct mg_pool *pool; /* of the address, once known; pool.c's */
 };
+
+/* Fills in an origin for a name, an address, or "unix:/path" (port 0), with safe limits and without timeouts; host is
+ * kept, not copied. */
+void mg_origin_open(struct mg_origin *o, mg_slice host, uint16_t port);
+/* Lets go of its pool. */
+void mg_origin_close(struct mg_origin *o);
+/* Its port, in an address of its name. */
+void mg_origin_put_port(const struct mg_origin *o, struct mg_address *a);
+
+/* Nobody shall go there any more: this worker's connections there are closed, those at work when their exchanges have
+ * ended. Of a name, those to the addresses that it has now. Whoever goes there by another origin connects anew. */
+void mg_origin_drain(const struct mg_origin *o);
+/* It may have connections there from before, by another origin: now they are its own, too. */
+void mg_origin_adopt(struct mg_origin *o);
+/* As mg_origin_close(); if no other origin has its connections, they are closed as by mg_origin_drain(). */
+void mg_origin_leave(struct mg_origin *o);

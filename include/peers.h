@@ -3,6 +3,7 @@
 
 #include <stddef.h>
 
+struct ev_loop;
 struct mg_generation;
 
 enum { MG_PEERS_ANSWER_MOST = 128 * 1024 };
@@ -11,3 +12,6 @@ enum { MG_PEERS_ANSWER_MOST = 128 * 1024 };
  * "weight", "reset"), the upstream, the peer, its weight and zone, empty if they were not given. `to` has room for
  * MG_PEERS_ANSWER_MOST bytes and gets a JSON object, {"error":"..."} if it can't be done; how many bytes. */
 size_t mg_peers_obey(const struct mg_generation *g, const char *order, size_t len, char *to);
+
+/* Once: from now on also a worker that has no requests knows within a second which peers are gone. */
+void mg_peers_start_keeping_up(struct ev_loop *loop);

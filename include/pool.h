@@ -17,6 +17,7 @@ struct mg_pool {
     struct mg_dial_work *waiting, *last_waiting; /* dial.c's, of HTTP/2: for room in a connection */
     unsigned idle, refs, bucket;
     unsigned connections; /* open, and those that connect */
+    unsigned epoch;       /* counts when it was drained: older connections are not kept */
     enum mg_protocol protocol;
     bool h2; /* it speaks HTTP/2, as far as is known: connections are shared */
     bool connecting;
@@ -41,6 +42,7 @@ struct mg_connection {
     struct mg_h1_settings settings; /* of the origin that used it last; */
     struct mg_limits limits;        /* copies, since it may outlive that one */
     unsigned keepalive;
+    unsigned epoch; /* of its pool, when it was opened */
     bool idle;
 };
 
@@ -48,6 +50,10 @@ struct mg_connection {
  * the caller; NULL without memory. */
 struct mg_pool *mg_pool_of(const struct mg_address *a, const struct mg_origin *o);
 void mg_pool_drop(struct mg_pool *p);
+/* The same if there is one, without a reference; or NULL. */
+struct mg_pool *mg_pool_find(const struct mg_address *a, const struct mg_origin *o);
+/* What is idle is closed, and what is at work when it is idle. */
+void mg_pool_drain(struct mg_pool *p);
 /* A stream at once, of a connection that is kept or shared, or NULL. */
 struct mg_stream *mg_pool_borrow(struct mg_pool *p, const struct mg_dial *d, const struct mg_origin *o,
                                  enum mg_dial_how how);

@@ -26,3 +26,6 @@ const char *mg_roster_reset(struct mg_upstream *u);
 bool mg_roster_names(struct mg_upstream *u, mg_slice address);
 /* Takes up what was said since the last call; before each try. */
 void mg_roster_follow(struct mg_upstream *u);
+/* The same where there was a try before: now and then, for those who have none now, but kept connections to peers that
+ * are gone. */
+void mg_roster_keep_up(struct mg_upstream *u);

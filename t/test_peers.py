@@ -1,6 +1,7 @@
 """moongate peers, upstream:add and peer:remove: who the peers are now, agreed by all workers."""
 import os
 import signal
+import threading
 
 import pytest
 
@@ -176,6 +177,150 @@ def test_a_request_in_progress_at_a_peer_that_is_removed_ends_there(moongate, or
     held.go.set()
 
     assert {client.response().body for client in clients} == {b"held", b"other"}
+
+
+# ---- Kept connections.
+
+class Parting:
+    """An origin that knows when its connections are closed."""
+
+    def __init__(self, origin, **options):
+        self.closed, self.go = threading.Semaphore(0), threading.Event()
+
+        def play(connection):
+            while request := connection.request():
+                if request.target == "/held":
+                    self.go.wait(10)
+                connection.answer(200, b"ok")
+            self.closed.release()
+        self.server = origin.plays(play, **options)
+
+    def __str__(self):
+        return str(self.server)
+
+
+def fill(gate, server, connections):
+    """Asks until there are so many kept connections, so that each worker has one."""
+    wait_until(lambda: gate.get("/").status == 200 and len(server.connections) >= connections)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost"])
+def test_idle_connections_to_a_peer_that_is_removed_are_closed_in_all_workers(moongate, origin, address):
+    parting, stays = Parting(origin), Parting(origin)
+    peer = f"{address}:{parting.server.port}"
+    gate = moongate(script([peer, stays]).replace("peers = {", "keepalive_timeout = 600, peers = {"), workers=2)
+    fill(gate, parting.server, 2)
+    wait_until(lambda: gate.get("/").status == 200 and all(worker["idle"] >= 2 for worker in gate.status()["workers"]))
+    kept = len(parting.server.connections)
+
+    peers(gate, "remove", "app", peer)
+
+    for _ in range(kept):
+        assert parting.closed.acquire(timeout=5)
+    assert not stays.closed.acquire(blocking=False)
+    assert gate.total("idle") == len(stays.server.connections)
+    assert {gate.get("/").status for _ in range(4)} == {200}
+
+
+def test_a_busy_connection_to_a_peer_that_is_removed_ends_its_exchange_then_closes(moongate, origin):
+    parting, stays = Parting(origin), Parting(origin)
+    gate = moongate(script([parting]).replace("peers = {", "keepalive_timeout = 600, peers = {"))
+    client = gate.raw()
+    client.send("GET /held HTTP/1.1\r\nHost: example.test\r\n\r\n")
+    parting.server.wait_seen(1)
+
+    peers(gate, "add", "app", str(stays))
+    peers(gate, "remove", "app", str(parting))
+    assert {gate.get("/").status for _ in range(4)} == {200}
+    assert not parting.closed.acquire(blocking=False)
+    parting.go.set()
+
+    assert client.response().body == b"ok"
+    assert parting.closed.acquire(timeout=5)
+    assert gate.total("idle") == 1
+
+
+def test_so_does_one_of_http2_which_carries_several(moongate, h2_origin):
+    go = threading.Event()
+
+    def play(connection, request):
+        if request.pseudo[":path"] == "/held":
+            go.wait(10)
+        connection.answer(request)
+    parting = h2_origin(play)
+    gate = moongate(script([parting]).replace("peers = {", 'protocol = "h2", keepalive_timeout = 600, peers = {'))
+    clients = [gate.raw() for _ in range(3)]
+    for client in clients:
+        client.send("GET /held HTTP/1.1\r\nHost: example.test\r\n\r\n")
+    parting.wait_seen(3)
+    assert gate.get("/").status == 200
+
+    peers(gate, "remove", "app", str(parting))
+    assert parting.connections[0].sock.fileno() >= 0
+    go.set()
+
+    assert [client.response().status for client in clients] == [200] * 3
+    wait_until(lambda: parting.connections[0].sock.fileno() < 0)
+    assert len(parting.connections) == 1
+
+
+def test_an_idle_one_of_http2_is_closed(moongate, h2_origin):
+    parting = h2_origin()
+    gate = moongate(script([parting]).replace("peers = {", 'protocol = "h2", keepalive_timeout = 600, peers = {'))
+    assert gate.get("/").status == 200
+    assert gate.total("idle") == 1
+
+    peers(gate, "remove", "app", str(parting))
+
+    wait_until(lambda: parting.connections[0].sock.fileno() < 0)
+    assert gate.total("idle") == 0
+
+
+def test_whom_discovery_does_not_name_any_more_loses_kept_connections_too(moongate, origin):
+    parting, stays = Parting(origin), Parting(origin)
+    gate = moongate(f"""local told = gate.shared "told"
+        local app = gate.upstream("app", {{ keepalive_timeout = 600, discover_interval = 0.1,
+          discover = function() return told:get "gone" and {{ "{stays}" }} or {{ "{parting}", "{stays}" }} end }})
+        gate.route {{ "/gone", handler = function() told:set("gone", true) return 204 end }}
+        gate.route {{ "/*", upstream = app }}""", workers=2)
+    wait_until(lambda: gate.get("/").status == 200)
+    fill(gate, parting.server, 2)
+    kept = len(parting.server.connections)
+
+    gate.get("/gone")
+
+    for _ in range(kept):
+        assert parting.closed.acquire(timeout=5)
+    assert not stays.closed.acquire(blocking=False)
+
+
+def test_a_reload_closes_what_is_kept_to_peers_it_has_not_and_nothing_else(moongate, origin):
+    parting, stays = Parting(origin), Parting(origin)
+    gate = moongate(script([parting, stays]).replace("peers = {", "keepalive_timeout = 600, peers = {"))
+    for _ in range(2):
+        assert gate.get("/").status == 200
+    before = len(parting.server.connections), len(stays.server.connections)
+
+    edit(gate, script([stays]).replace("peers = {", "keepalive_timeout = 600, peers = {"))
+    reload(gate)
+
+    assert parting.closed.acquire(timeout=5)
+    assert not stays.closed.acquire(blocking=False)
+    assert gate.get("/").status == 200
+    assert (len(parting.server.connections), len(stays.server.connections)) == before == (1, 1)
+
+
+def test_another_upstream_at_the_same_address_goes_on(moongate, origin):
+    shared = Parting(origin)
+    gate = moongate(f"""gate.route {{ "/app", upstream = gate.upstream("app", {{ peers = {{ "{shared}" }} }}) }}
+        gate.route {{ "/other", upstream = gate.upstream("other", {{ peers = {{ "{shared}" }} }}) }}""")
+    assert gate.get("/app").status == gate.get("/other").status == 200
+
+    peers(gate, "remove", "app", str(shared))
+
+    assert shared.closed.acquire(timeout=5)
+    assert [gate.get("/other").status for _ in range(3)] == [200] * 3
+    assert len(shared.server.connections) == 2, "kept again"
 
 
 @pytest.mark.parametrize("words, told", [

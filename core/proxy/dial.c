@@ -392,10 +392,7 @@ static void set_addresses(struct mg_dial_work *w, const struct mg_address *list,
     for (unsigned i = 0; i < w->count; i++) {
         struct mg_address *a = &w->addresses[i];
         *a = list[(turn + i) % count];
-        if (a->any.sa_family == AF_INET6)
-            a->ip6.sin6_port = htons(w->origin->port);
-        else
-            a->ip4.sin_port = htons(w->origin->port);
+        mg_origin_put_port(w->origin, a);
     }
 }
 
@@ -503,32 +500,6 @@ void mg_dial_cancel(struct mg_dial *d)
 void mg_dial_stand_in(const struct mg_dial_stand_in *who)
 {
     stand_in = who;
-}
-
-void mg_origin_open(struct mg_origin *o, mg_slice host, uint16_t port)
-{
-    *o = (struct mg_origin){ .host = host, .port = port };
-    /* What safety asks for where an upstream says nothing. */
-    o->limits = (struct mg_limits){
-        .max_head_size = 64 * 1024,
-        .max_fields = 256,
-        .max_chunk_line = 4 * 1024,
-        .max_chunk_extensions = 16 * 1024,
-        .max_trailer_size = 8 * 1024,
-        .max_concurrent_streams = 100,
-        .stream_window = 256 * 1024,
-    };
-    bool known = host.len > 5 && memcmp(host.ptr, "unix:", 5) == 0 ? mg_address_parse(host, &o->address)
-                                                                   : mg_address_literal(host, port, &o->address);
-    if (!known)
-        o->address.len = 0;
-}
-
-void mg_origin_close(struct mg_origin *o)
-{
-    if (o->pool)
-        mg_pool_drop(o->pool);
-    o->pool = NULL;
 }
 
 void mg_dial_stop(void)

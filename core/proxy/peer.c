@@ -14,7 +14,6 @@
 #include <string.h>
 
 #include "clock.h"
-#include "dial.h"
 #include "meter.h"
 #include "text.h"
 
@@ -125,7 +124,7 @@ drop_upstream:
 
 static void peer_free(struct mg_peer *p)
 {
-    mg_origin_close(&p->origin);
+    mg_origin_leave(&p->origin);
     free(p);
 }
 
@@ -409,6 +408,7 @@ void mg_peer_take_off(struct mg_peer *p)
     u->removed[u->removed_count++] = p;
     p->removed = true;
     p->view->since = 0; /* should it come again, it is new */
+    mg_origin_drain(&p->origin);
     u->count--;
     memmove(u->peers + p->index, u->peers + p->index + 1, (u->count - (unsigned)p->index) * sizeof(struct mg_peer *));
     renumber(u);

@@ -61,20 +61,26 @@ static struct mg_pool *pool_new(const struct mg_address *a, const struct mg_orig
     return p;
 }
 
-struct mg_pool *mg_pool_of(const struct mg_address *a, const struct mg_origin *o)
+struct mg_pool *mg_pool_find(const struct mg_address *a, const struct mg_origin *o)
 {
-    unsigned bucket = bucket_of(a);
-    struct mg_pool *p = buckets[bucket];
+    struct mg_pool *p = buckets[bucket_of(a)];
 
     while (p && !is_for(p, a, o))
         p = p->next;
+    return p;
+}
+
+struct mg_pool *mg_pool_of(const struct mg_address *a, const struct mg_origin *o)
+{
+    struct mg_pool *p = mg_pool_find(a, o);
+
     if (!p) {
         p = pool_new(a, o);
         if (!p)
             return NULL;
-        p->bucket = bucket;
-        p->next = buckets[bucket];
-        buckets[bucket] = p;
+        p->bucket = bucket_of(a);
+        p->next = buckets[p->bucket];
+        buckets[p->bucket] = p;
     }
     p->refs++;
     return p;
@@ -147,6 +153,7 @@ struct mg_connection *mg_connection_open(const struct mg_address *a, const struc
     if (c) {
         c->pool = p;
         c->events = events;
+        c->epoch = p->epoch;
         c->transport = mg_transport_connect(a, connecting, c);
         if (c->transport) {
             p->connections++;
@@ -175,10 +182,32 @@ void mg_connection_free(struct mg_connection *c)
     free(c);
 }
 
+/* It is drained; one that carries several streams ends with the last of them. */
+static void part_with(struct mg_connection *c, struct mg_carrier *carrier)
+{
+    if (c->idle)
+        take_idle(c, carrier);
+    if (carrier->ops->room)
+        carrier->ops->drain(carrier);
+    else
+        carrier->ops->close(carrier);
+}
+
+void mg_pool_drain(struct mg_pool *p)
+{
+    p->epoch++;
+    while (p->oldest)
+        part_with(p->oldest->owner, p->oldest);
+}
+
 static void on_idle(struct mg_carrier *carrier)
 {
     struct mg_connection *c = carrier->owner;
 
+    if (c->epoch != c->pool->epoch) {
+        part_with(c, carrier);
+        return;
+    }
     if (c->pool->h2) {
         if (!c->idle)
             put_idle(c, carrier);

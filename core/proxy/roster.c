@@ -142,6 +142,12 @@ void mg_roster_follow(struct mg_upstream *u)
         take_up(u, r);
 }
 
+void mg_roster_keep_up(struct mg_upstream *u)
+{
+    if (mg_upstream_seat(u)->roster)
+        mg_roster_follow(u);
+}
+
 /* ---- Said. ---- */
 
 static bool is_said(const struct entry *e, const struct entry *said)

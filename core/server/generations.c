@@ -314,6 +314,14 @@ struct mg_generation *mg_generations_take_kept(void)
 
 static void on_lost(struct mg_generation *g);
 
+/* Connections to peers that both have outlive the generation before. */
+static void adopt_connections(struct mg_generation *g)
+{
+    for (unsigned i = 0; i < g->upstream_count; i++)
+        for (int n = 0; n < mg_upstream_count(g->upstreams[i]); n++)
+            mg_origin_adopt(&mg_upstream_peer(g->upstreams[i], n)->origin);
+}
+
 void mg_generations_put_in_force(struct mg_generation *g, bool on_probation)
 {
     struct mg_generation *before = mg_generation_now;
@@ -331,6 +339,7 @@ void mg_generations_put_in_force(struct mg_generation *g, bool on_probation)
         mg_canary_end();
     g->state = MG_GENERATION_IN_FORCE;
     g->on_lost = on_lost;
+    adopt_connections(g);
     mg_generation_now = g;
     g->in_force = mg_clock_now();
     if (!begun)

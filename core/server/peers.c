@@ -5,11 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <ev.h>
+
 #include "generation.h"
 #include "roster.h"
 #include "text.h"
 
 enum { TEXTS = 5, ROW_MOST = 2048, TEXT_MOST = 1024 };
+
+static const double KEEP_UP = 1; /* seconds */
 
 struct order {
     mg_slice action, upstream, peer, weight, zone;
@@ -257,4 +261,25 @@ size_t mg_peers_obey(const struct mg_generation *g, const char *order, size_t le
     else
         why = change(u, &o);
     return why ? put_error(to, &o, why) : list(g, &o, to);
+}
+
+/* ---- Without requests. ---- */
+
+static void on_keep_up(struct ev_loop *loop, ev_timer *t, int events)
+{
+    const struct mg_generation *now = mg_generation_now;
+
+    (void)loop;
+    (void)t;
+    (void)events;
+    for (unsigned i = 0; now && i < now->upstream_count; i++)
+        mg_roster_keep_up(now->upstreams[i]);
+}
+
+void mg_peers_start_keeping_up(struct ev_loop *loop)
+{
+    static ev_timer timer;
+
+    ev_timer_init(&timer, on_keep_up, KEEP_UP, KEEP_UP);
+    ev_timer_start(loop, &timer);
 }

@@ -489,6 +489,7 @@ int mg_worker_run(const struct mg_worker_options *options)
     ev_prepare_start(w.loop, &w.before_sleep);
     ev_timer_init(&w.relax, on_relax, RELAX, RELAX);
     ev_timer_start(w.loop, &w.relax);
+    mg_peers_start_keeping_up(w.loop);
     ev_io_init(&w.channel, on_channel, options->channel, EV_READ);
     ev_io_start(w.loop, &w.channel);
     ev_signal_init(&w.term, on_term, SIGTERM);
