@@ -139,11 +139,11 @@ run: deps
 	exec $(BUILD)/moongate scripts/demo.lua
 # What the tests run of npm's, in the build folder.
 NODE := $(addprefix build/node/node_modules/,@grpc/grpc-js/package.json ws/package.json \
-          http-message-signatures/package.json oidc-provider/package.json)
+          http-message-signatures/package.json oidc-provider/package.json http-cache-tests/package.json)
 $(NODE) &:
 	@mkdir -p build/node
 	npm install --silent --no-audit --no-fund --no-package-lock --prefix build/node @grpc/grpc-js@1 ws@8 \
-	 http-message-signatures@1 oidc-provider@8
+	 http-message-signatures@1 oidc-provider@8 http-cache-tests@0.4.5
 
 test: deps-test $(NODE)
 	@$(MAKE) --no-print-directory all $(BUILD)/libmoongate.a

@@ -36,6 +36,8 @@ struct mg_cache_filling {
 /* What an exchange has of caches; in its arena. */
 struct mg_cache_use {
     struct mg_cache_copy copy;       /* copy.block NULL: nothing was found */
+    bool answers;                    /* with what was found: the response's fields lie there */
+    struct mg_chain answered;        /* what the response lay in before */
     struct mg_cache_filling filling; /* filling.cache NULL: none */
     mg_cache *claimed;
     mg_slice claim; /* its key */

@@ -25,6 +25,7 @@ local serve = require "cache.serve"
 local NO_CACHE, NO_STALE = rules.NO_CACHE, rules.NO_STALE
 local ANYTHING = math.huge
 local WITH_CONTROL = 1                  -- found.asks: the request has Cache-Control or Pragma
+local HIT_WORDS_MOST = 4096
 local POLL_FIRST, POLL_MOST = 0.001, 0.02
 
 local shape = {
@@ -89,7 +90,10 @@ return function(given)
   local store = gate.cache(options.name, options.size)
   local key_of, bypass, told = options.key, options.bypass, options.status
   local purger = options.purge and purge.by_request(store, options)
-  local hit_words = {}                  -- Cache-Status of hits, by the seconds they have left
+  local hit_words, words = {}, 0        -- Cache-Status of hits, by the seconds they have left
+  local requests = gate.counter("cache_requests", {
+    help = "Requests to caches, by what became of them: hit, stale, revalidated, miss, pass.", labels = { "result" },
+  })
 
   local function note(res, text)
     if told then res.headers:add("cache-status", "moongate; " .. text) end
@@ -98,10 +102,12 @@ return function(given)
 
   local function note_hit(res, found)
     local left = math.floor(found.times.fresh - (gate.now() - found.times.born))
+    requests:inc(left >= 0 and "hit" or "stale")
+    if not told then return res end
     local text = hit_words[left]
     if not text then
-      if #hit_words > 4096 then hit_words = {} end
-      text = ("hit; ttl=%d"):format(left)
+      if words == HIT_WORDS_MOST then hit_words, words = {}, 0 end
+      text, words = ("hit; ttl=%d"):format(left), words + 1
       hit_words[left] = text
     end
     return note(res, text)
@@ -126,41 +132,43 @@ return function(given)
     until not store:claimed(key) or gate.now() >= ends
   end)
 
-  -- One of many asks the origin for all: this one ("lead"), or another, whose response is `found` then.
+  -- One of many asks the origin for all: this one, or another, whose response it gets then.
   local function take_turn(req, key, control)
     local ends = gate.now() + options.wait
     while gate.now() < ends do
       local claimed, why = store:claim(key, options.wait, req)
-      if claimed then return "lead" end
-      if why ~= "busy" then return nil end
+      if claimed or why ~= "busy" then return nil end
       await(key, ends)
       local found = store:find(req, key_of and key)
-      if found and use_of(found, control) then return nil, found end
+      if found and use_of(found, control) then return found end
     end
   end
 
   local function ask(req, next, key, found, why, control)
     local asks_part = req.headers.range or req.headers["if-match"] or req.headers["if-unmodified-since"]
-    local leads
     if options.wait > 0 and req.method == "GET" and not control["no-cache"]
       and (found or not (asks_part or req.headers["if-none-match"] or req.headers["if-modified-since"])) then
-      local ready
-      leads, ready = take_turn(req, key, control)
+      local ready = take_turn(req, key, control)
       if ready then return answer(req, ready) end
       if found then found = store:find(req, key_of and key) end
     end
     return origin.ask(store, options, req, next, {
-      key = key, found = found, why = why, control = control, leads = leads, note = note,
+      key = key, found = found, why = why, control = control, note = note,
+      count = function(result) requests:inc(result) end,
     })
   end
 
   local function unfit(req, next)
+    requests:inc "pass"
     if purger and req.method == "PURGE" then return purger(req) end
     return purge.after(store, req, next, key_of)
   end
 
   local function handle(req, next)
-    if bypass and bypass(req) then return note(next(req), "fwd=bypass") end
+    if bypass and bypass(req) then
+      requests:inc "pass"
+      return note(next(req), "fwd=bypass")
+    end
     local own_key = key_of and key_of(req)
     local found, why = store:find(req, own_key)
     if found and found.asks == 0 and bit.band(found.times.flags, NO_CACHE) == 0

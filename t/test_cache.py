@@ -1,8 +1,9 @@
 """scripts/cache.lua: what is stored, who gets it, and what becomes of it."""
 import json
+import subprocess
 import threading
-from email.utils import formatdate
 import time
+from email.utils import formatdate
 
 import pytest
 
@@ -255,7 +256,7 @@ def test_a_part_from_the_origin_is_passed_on_and_not_stored(cached, origin):
     ('If-None-Match: "v1"', 304), ('If-None-Match: W/"v1"', 304), ('If-None-Match: "v0", "v1"', 304),
     ("If-None-Match: *", 304), ('If-None-Match: "v2"', 200), (f"If-Modified-Since: {date()}", 304),
     (f"If-Modified-Since: {date(-9000)}", 200), ("If-Modified-Since: yesterday", 200),
-])
+], ids=["same", "weak", "one of two", "any", "other", "later", "earlier", "no date"])
 def test_a_client_that_has_it_already_gets_304(cached, origin, asked, status):
     server = origin.answers(200, b"ok", ["Cache-Control: max-age=60", 'ETag: "v1"', f"Last-Modified: {date(-5000)}",
                                          "Content-Type: text/html"])
@@ -608,3 +609,52 @@ def test_a_reload_keeps_what_is_stored(cached, origin):
     gate.command("reload")
 
     assert gate.get("/").status == 200 and server.seen == 1
+
+
+def test_what_became_of_requests_is_counted(cached, origin):
+    server = revalidating(origin, ["Cache-Control: max-age=1", "Age: 5"], ["Cache-Control: max-age=60"])
+    gate = cached(server, before='gate.route { "/metrics", handler = require "metrics.prometheus" {} }')
+
+    for method in ("GET", "GET", "GET", "POST"):
+        gate.request(method, "/")
+
+    page = gate.get("/metrics").body.decode()
+    for result, count in (("miss", 1), ("revalidated", 1), ("hit", 1), ("pass", 1)):
+        assert f'cache_requests_total{{result="{result}"}} {count}' in page, page
+
+
+def test_a_request_to_change_the_protocol_is_nothing_for_the_cache(cached, origin):
+    server = origin.answers(200, b"ok", ["Cache-Control: max-age=60"])
+    gate = cached(server)
+    gate.get("/")
+
+    gate.get("/", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==")
+
+    assert server.seen == 2 and server.last["upgrade"] == "websocket"
+
+
+def test_hits_over_http2(cached, origin):
+    server = origin.answers(200, b"q" * 100_000, ["Cache-Control: max-age=60"])
+    gate = cached(server)
+
+    def curl(*options):
+        return subprocess.run(["curl", "-s", "--http2-prior-knowledge", *options, f"http://127.0.0.1:{gate.port}/"],
+                              capture_output=True, timeout=20, check=True).stdout
+    bodies = [curl() for _ in range(3)]
+
+    assert bodies == [b"q" * 100_000] * 3 and server.seen == 1
+    assert b"content-length: 100000\r\n" in curl("-I")
+
+
+def test_a_policy_that_asks_twice_gets_each_answer_whole(cached, origin):
+    server = origin.answers(200, b"w" * 20_000, ["Cache-Control: max-age=60", "X-Own: yes"])
+    gate = cached(server, policies="""function(req, next)
+        next(req)
+        local res = next(req)
+        res.headers["x-twice"] = res.headers["x-own"]
+        return res
+    end,""")
+
+    replies = [gate.get("/") for _ in range(2)]
+
+    assert [(reply.body, reply["x-twice"]) for reply in replies] == [(b"w" * 20_000, "yes")] * 2

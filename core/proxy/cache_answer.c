@@ -57,10 +57,14 @@ int mg_cache_find(mg_view *v, mg_cache *c, const char *ptr, uint32_t len, mg_cac
     struct mg_cache_use *u = mg_cache_use(x);
     mg_slice key = { ptr, len };
 
-    if (!(mg_method_is(v->method, "GET") || mg_method_is(v->method, "HEAD")) || !x->in.whole || x->in.arrived)
+    if (!(mg_method_is(v->method, "GET") || mg_method_is(v->method, "HEAD")) || !x->in.whole || x->in.arrived ||
+        x->protocol.len)
         return MG_CACHE_UNFIT;
     if (!u || (!ptr && mg_cache_key(v, &key) != MG_OK))
         return MG_NO_MEMORY;
+    if (u->answers)
+        mg_chain_add(&u->answered, u->copy.block, u->copy.block->data, 1);
+    u->answers = false;
     mg_cache_let_go(&u->copy);
     int found = mg_cache_look(c, key, &x->request, &u->copy);
     if (found == MG_CACHE_FOUND) {
@@ -106,6 +110,7 @@ int mg_cache_answer(mg_view *v, int status, double from, double len)
     if (begun != MG_OK)
         return begun;
 
+    u->answers = true;
     double age = mg_clock_now() - about->times.born;
     put_fields(&x->response, about->head);
     put_number(x, MG_FIELD_OTHER, MG_LIT("Age"), age > 0 ? (uint64_t)age : 0);

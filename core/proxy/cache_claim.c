@@ -111,6 +111,7 @@ void mg_cache_leave(struct mg_cache_use *u)
 {
     assert(!u->filling.cache); /* the end of its try has dropped it */
     mg_cache_let_go(&u->copy);
+    mg_chain_clear(&u->answered);
     if (u->claimed)
         release(u->claimed, u->claim, 0);
     u->claimed = NULL;

@@ -32,6 +32,8 @@ static bool make_room(struct mg_cache_filling *f, size_t needed)
         return false;
     while (room < needed)
         room *= 2;
+    if (room > most)
+        room = most;
     if (filling - f->room + room > most)
         return false;
     char *bytes = realloc(f->bytes, room);

@@ -17,9 +17,10 @@ static bool has_tag(mg_slice tags, mg_slice wanted)
     return false;
 }
 
+/* A claim stays with who has it. */
 static bool is_meant(const struct mg_cache_entry *e, enum mg_cache_what what, mg_slice text)
 {
-    if (e->kind != MG_CACHE_RESPONSE)
+    if (e->kind == MG_CACHE_CLAIM)
         return false;
     switch (what) {
     case MG_CACHE_KEY:
@@ -41,8 +42,8 @@ static int purge_bucket(mg_cache *c, uint32_t bucket, enum mg_cache_what what, m
     for (uint32_t *link = &c->store->buckets[bucket]; *link;) {
         struct mg_cache_entry *e = mg_cache_at(c, *link);
         if (is_meant(e, what, text)) {
+            count += e->kind == MG_CACHE_RESPONSE;
             mg_cache_take_out(c, link);
-            count++;
         } else {
             link = &e->next;
         }

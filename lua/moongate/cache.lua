@@ -42,8 +42,8 @@ end
 --- What is stored under this key, or under cache:key, and was chosen by request fields like these.
 ---@param key? string
 ---@return moongate.Cached? found good until the request ends; its `times` may be assigned
----@return string? why "miss"; "variant": only other ones are there; "unfit": neither GET nor HEAD, or with a body;
---- "crowded": too many long bodies are being read
+---@return string? why "miss"; "variant": only other ones are there; "unfit": neither GET nor HEAD, or with a body or
+--- Upgrade; "crowded": too many long bodies are being read
 function cache:find(req, key)
   local code = C.mg_cache_find(req[1] or over(), self[1], key, key and #key or 0, out)
   if code == FOUND then return out[0] end

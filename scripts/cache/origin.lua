@@ -44,8 +44,8 @@ local function bears_errors(found, control)
 end
 
 --- Forwards the request, stores what comes, or answers with what is stored after all.
----@param job { key: string, found: moongate.Cached?, why: string, control: table, leads: string?,
----  note: fun(res, text: string): moongate.Response }
+---@param job { key: string, found: moongate.Cached?, why: string, control: table,
+---  note: (fun(res, text: string): moongate.Response), count: fun(result: string) }
 function origin.ask(store, options, req, next, job)
   local found, key, note, began = job.found, job.key, job.note, gate.now()
   local asked
@@ -60,17 +60,20 @@ function origin.ask(store, options, req, next, job)
 
   local function confirmed(res)
     local spec, fields = renewed(store, options, req.headers, found, res.headers, moment(began))
+    local fresh
     if spec then
       spec.key = key
-      store:refresh(spec, found.id)
-      found.times.born, found.times.fresh = spec.born, spec.fresh
+      fresh = store:refresh(spec, found.id) and store:find(req, key)
     else
       store:purge(key)
     end
     store:release(key, req)
-    local answered = serve.answer(store, req, found, asked)
-    for _, field in ipairs(fields) do answered.headers[field[1]] = nil end
-    for _, field in ipairs(fields) do answered.headers:add(field[1], field[2]) end
+    job.count "revalidated"
+    local answered = serve.answer(store, req, fresh or found, asked)
+    if not fresh and answered.status ~= 304 then
+      for _, field in ipairs(fields) do answered.headers[field[1]] = nil end
+      for _, field in ipairs(fields) do answered.headers:add(field[1], field[2]) end
+    end
     return note(answered, ("fwd=%s; fwd-status=304"):format(job.why))
   end
 
@@ -92,9 +95,11 @@ function origin.ask(store, options, req, next, job)
     if asked then put_back(req, asked) end
     if found and status >= 500 and bears_errors(found, job.control) then
       store:release(key, req)
+      job.count "stale"
       return note(serve.answer(store, req, found, req.headers), ("hit; fwd=stale; fwd-status=%d"):format(status))
     end
     local kept = keep(res)
+    job.count "miss"
     if not kept then store:release(key, req, PASS) end
     note(res, ("fwd=%s%s"):format(job.why, kept and "; stored" or ""))
   end)

@@ -1,7 +1,7 @@
 -- Answers from its cache, as ../nginx-cache does; the origin does not say how long its responses are fresh.
 local gate = require "moongate"
 local env = os.getenv
-local cache = require "cache" { size = "64M", ttl = 3600, max_body = "2M", status = env "CACHE_STATUS" == "on" }
+local cache = require "cache" { size = "64M", ttl = 3600 }
 
 gate.set { workers = tonumber(env "WORKERS"), access_log = "off", max_connections = 20000, keepalive_requests = 0 }
 gate.listen { env "IP" .. ":" .. env "PORT", idle_timeout = 300 }

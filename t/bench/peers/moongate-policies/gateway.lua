@@ -39,6 +39,7 @@ local policies = {
   ["auth.oidc"] = {
     require "auth.oidc" { issuer = decider, client_id = "bench", secrets = { secret } },
   },
+  cache = { require "cache" { ttl = 3600 } },
   ["auth.forward"] = { require "auth.forward" { url = "http://" .. env "ORIGIN" .. "/" } },
 }
 
