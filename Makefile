@@ -24,7 +24,7 @@ SRC := base/text base/agenda base/clock base/log base/arena base/block base/rand
        proxy/messages proxy/relay proxy/forward proxy/sink proxy/access proxy/engine proxy/queue proxy/in_flight \
        proxy/cache_fill proxy/hedge proxy/attempt proxy/retry proxy/mirror proxy/exchange proxy/cache_answer \
        script/inbox script/outside script/fetch_head script/fetch script/coding script/crypto script/key script/hash \
-       script/base64 script/network script/password script/watching script/waiting script/seam script/heap script/budget script/sources script/load \
+       script/base64 script/network script/file script/password script/watching script/waiting script/seam script/heap script/budget script/sources script/load \
        script/enter script/vm \
        server/turned_away server/handshake server/greeting server/listener server/bind server/inherited server/sockets \
        server/launch server/notify server/watch server/channel server/listeners server/generations server/peers server/report server/services \

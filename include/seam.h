@@ -884,6 +884,22 @@ int mg_key_verify(const mg_key *k, const mg_signing *s);
 /* `to` has room for MG_SIGNATURE_MOST; how many bytes it has got. Takes a private key. */
 int mg_key_sign(const mg_key *k, const mg_signing *s, char *to);
 
+/* ---- Files. ---- */
+
+typedef struct mg_file mg_file;
+typedef struct mg_file_about {
+    double size, modified; /* bytes; Unix time */
+    bool folder;
+    char tag[40]; /* another one when the file has changed; ended by a zero byte */
+} mg_file_about;
+/* Opens what is at `path` beneath the folder `root`; of a folder *out is NULL. MG_ABSENT: there is nothing; MG_REFUSED:
+ * it may not be read, leads out of root, or is no plain file; MG_FULL: out of descriptors. The file is Lua's to close;
+ * what it has not closed goes with the VM. */
+int mg_file_open(mg_generation *g, mg_slice root, mg_slice path, mg_file_about *about, mg_file **out);
+/* Bytes from `at` on, valid until the next call; none: it ends there. MG_CUT: the disk has failed. */
+int mg_file_read(mg_file *f, double at, uint32_t most, mg_slice *out);
+void mg_file_close(mg_file *f);
+
 /* ---- Networks. ---- */
 
 /* The bytes of an address or a network like "10.0.0.0/8", of IPv4 in the first four, and how many bits of them count.

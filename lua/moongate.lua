@@ -35,6 +35,7 @@ local gate = {
   crypto = require "moongate.crypto",
   networks = require "moongate.networks",
   coalesce = require "moongate.coalesce",
+  open = require "moongate.file",
   escape = escape.escape,
   unescape = escape.unescape,
 

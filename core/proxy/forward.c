@@ -296,10 +296,11 @@ void mg_forward_complete_answer(struct mg_exchange *x)
 {
     struct mg_message *m = &x->response;
     bool may_have_body = m->status >= 200 && m->status != 204 && m->status != 304;
-    bool stored = x->cached && mg_message_has(m, MG_FIELD_CONTENT_LENGTH); /* a long one, which comes in pieces */
+    /* Of a stored one that comes in pieces; of what a GET would have got. */
+    bool told = mg_message_has(m, MG_FIELD_CONTENT_LENGTH) && (x->cached || mg_method_is(x->view.method, "HEAD"));
     char digits[20];
 
-    if (!x->producing && may_have_body && !x->out.filtered && !stored) {
+    if (!x->producing && may_have_body && !x->out.filtered && !told) {
         size_t n = mg_text_put_number(digits, x->out.held.bytes);
         mg_message_remove_known(m, MG_FIELD_CONTENT_LENGTH);
         (void)!mg_message_push(m, mg_field_name(MG_FIELD_CONTENT_LENGTH),

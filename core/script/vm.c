@@ -10,6 +10,7 @@
 
 #include "budget.h"
 #include "enter.h"
+#include "file.h"
 #include "key.h"
 #include "script.h"
 
@@ -26,6 +27,7 @@ static void close_vm(struct mg_vm *vm)
         lua_close(vm->L);
     mg_heap_free(&vm->heap);
     mg_keys_end(vm->generation);
+    mg_files_end(vm->generation);
     free(vm->wakes);
     free(vm->views);
     free(vm->prepared);
