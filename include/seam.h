@@ -559,7 +559,7 @@ int mg_cache_refresh(mg_cache *c, const mg_cache_spec *spec, double id);
 
 /* Who asks the origin for what others wait for: one over all workers, until it lets go, it dies or so many seconds are
  * over. With x NULL Lua must let go, otherwise it is done when the exchange ends, or what it fills has been stored.
- * MG_BUSY: somebody else does; MG_REFUSED: it is known that nothing will be stored. */
+ * MG_BUSY: somebody else does; MG_REFUSED: it is known that nothing will be stored; MG_FULL: x asks for another key. */
 int mg_cache_claim(mg_cache *c, mg_view *x, const char *key, uint32_t len, double seconds);
 /* pass: for so many seconds nobody needs to wait for this key, as nothing is stored. */
 void mg_cache_release(mg_cache *c, mg_view *x, const char *key, uint32_t len, double pass);

@@ -12,9 +12,10 @@
 -- they count as fresh instead, at most max_heuristic (86400). stale_while_revalidate, stale_if_error (0): seconds for
 -- responses that do not say. wait (5): seconds that a request waits for another one that asks the origin for the same.
 -- key: a function(req) in place of scheme, host, path and query. bypass: a function(req); true: as if there were none.
--- client_control (true): Cache-Control in requests counts. set_cookie ("refuse", or "strip"). tags: response fields
--- with tags. purge: networks of clients that may send PURGE. status (true): Cache-Status in responses. name ("cache"):
--- policies with the same name share what they store.
+-- client_control (true): Cache-Control in requests counts. control_fields: response fields that count in place of
+-- Cache-Control, like "cdn-cache-control". set_cookie ("refuse", or "strip"). tags: response fields with tags. purge:
+-- networks of clients that may send PURGE. status (true): Cache-Status in responses. name ("cache"): policies with the
+-- same name share what they store.
 
 local gate = require "moongate"
 local origin = require "cache.origin"
@@ -36,6 +37,7 @@ local shape = {
   stale_while_revalidate = { "seconds", default = 0 }, stale_if_error = { "seconds", default = 0 },
   wait = { "seconds", default = 5 }, key = { "function" }, bypass = { "function" },
   client_control = { "boolean", default = true }, set_cookie = { { "refuse", "strip" }, default = "refuse" },
+  control_fields = { "strings", default = {} },
   tags = { "strings", default = { "cache-tag", "surrogate-key" } }, purge = { "strings" },
   status = { "boolean", default = true },
 }
@@ -77,6 +79,7 @@ end
 ---@field key? fun(req: moongate.Request): string
 ---@field bypass? fun(req: moongate.Request): boolean
 ---@field client_control? boolean
+---@field control_fields? string[]
 ---@field set_cookie? "refuse"|"strip"
 ---@field tags? string[]
 ---@field purge? string[]

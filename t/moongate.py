@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BINARY = os.environ.get("MOONGATE_BINARY") or str(
     ROOT / "build" / ("sanitize/moongate" if os.environ.get("SANITIZE") else "moongate"))
 READY = re.compile(r"ready: \d+ workers?")
-SANITIZED = re.compile(r"ERROR: \w+Sanitizer|runtime error:|LeakSanitizer")
+SANITIZED = re.compile(r"ERROR: \w+Sanitizer|runtime error:|LeakSanitizer|Assertion `")
 ERROR_LINE = re.compile(r"^\d{4}-\d\d-\d\dT\S+Z error ")
 
 # What must be 0 in every worker once all clients and origins have gone.

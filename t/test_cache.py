@@ -7,7 +7,7 @@ from email.utils import formatdate
 
 import pytest
 
-from moongate import wait_until
+from moongate import run, wait_until
 
 
 def date(seconds=0):
@@ -658,3 +658,98 @@ def test_a_policy_that_asks_twice_gets_each_answer_whole(cached, origin):
     replies = [gate.get("/") for _ in range(2)]
 
     assert [(reply.body, reply["x-twice"]) for reply in replies] == [(b"w" * 20_000, "yes")] * 2
+
+
+@pytest.mark.parametrize("fields, reused", [
+    (["CDN-Cache-Control: max-age=60", "Cache-Control: no-store"], True),
+    (["CDN-Cache-Control: no-store", "Cache-Control: max-age=60"], False),
+    (["CDN-Cache-Control: max-age=0", f"Expires: {date(60)}"], False),
+    (["Cache-Control: max-age=60"], True),
+], ids=["fresh", "no-store", "expires does not count", "only Cache-Control"])
+def test_a_field_for_this_cache_alone_counts_in_place_of_cache_control(cached, origin, fields, reused):
+    server = origin.answers(200, b"ok", fields)
+    gate = cached(server, 'control_fields = { "cdn-cache-control" }')
+
+    replies = [gate.get("/") for _ in range(2)]
+
+    assert server.seen == (1 if reused else 2)
+    assert replies[1]["cdn-cache-control"] == (fields[0].partition(": ")[2] if fields[0].startswith("CDN") else None)
+
+
+def test_a_policy_that_asks_again_while_the_first_answer_is_on_its_way_does_not_wait_for_itself(cached, origin):
+    def script(connection):
+        while connection.request():
+            if server.seen == 1:
+                connection.send(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 100000\r\n\r\nbegun")
+                connection.more()
+                return
+            connection.answer(200, b"second", ["Cache-Control: max-age=60"])
+    server = origin.plays(script)
+    gate = cached(server, "wait = 30", policies="function(req, next) next(req) return next(req) end,")
+    began = time.monotonic()
+
+    reply = gate.get("/")
+
+    assert (reply.body, server.seen) == (b"second", 2) and time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("options, says", [
+    ("sise = 1", 'cache: unknown key "sise"; did you mean "size"?'), ('size = "1K"', "size must be"),
+    ('purge = { "nowhere" }', "nowhere"), ('set_cookie = "keep"', '"refuse"'), ("heuristic = 2", "heuristic must be"),
+])
+def test_mistakes_in_the_options_are_told_at_their_line(tmp_path, options, says):
+    script = tmp_path / "gateway.lua"
+    script.write_text(f'local gate = require "moongate"\ngate.listen "127.0.0.1:0"\nlocal c = require "cache" {{ {options} }}\n')
+
+    told = run("check", script)
+
+    assert told.returncode == 1 and "gateway.lua:3: " in told.stderr and says in told.stderr
+
+
+# ---- gate.cache by itself. ----
+
+def test_a_script_may_store_and_find_by_itself(moongate):
+    gate = moongate("""
+        local store = gate.cache("own", "1M")
+        gate.route { "/put", handler = function(req)
+            local ok, why = store:put({ key = "k", status = 201, born = gate.now() - 5, fresh = 60, tags = { "a", "b" },
+                fields = { { "x-one", "1" }, { "x-two", "2" }, { "x-two", "3" } } }, "stored body", store:purges())
+            return 200, { ok, why or gate.json.null, store:stats().entries }
+        end }
+        gate.route { "/get", policies = { function(req)
+            local found, why = store:find(req, "k")
+            if not found then return 404, why end
+            local list, by_name = store:fields(found)
+            local res = store:answer(req, found, nil, 7, 4)
+            res.headers["x-fields"] = #list .. by_name["x-two"]
+            return res
+        end }, handler = function() return 500 end }
+        gate.route { "/claims", handler = function(req)
+            local first, again = store:claim("c", 10), select(2, store:claim("c", 10))
+            local claimed = store:claimed "c"
+            store:release("c", nil, 10)
+            return 200, { first, again, claimed, store:claimed "c", (select(2, store:claim("c", 10))) }
+        end }
+        gate.route { "/purge", handler = function() return 200, { store:purge_tag "b", store:purge_tag "b" } end }
+        gate.route { "/late", handler = function()
+            local since = store:purges()
+            store:purge "k"
+            return 200, { select(2, store:put({ key = "k", status = 200, born = 0, fresh = 1, fields = {} }, "", since)) }
+        end }""")
+
+    assert json.loads(gate.get("/put").body) == [True, None, 1]
+    reply = gate.get("/get")
+    assert (reply.status, reply.body, reply["x-fields"], reply["age"]) == (201, b"body", "32, 3", "5")
+    assert json.loads(gate.get("/claims").body) == [True, "busy", True, False, "pass"]
+    assert json.loads(gate.get("/purge").body) == [1, 0]
+    assert (gate.get("/get").status, gate.get("/get").body) == (404, b"miss")
+    assert json.loads(gate.get("/late").body) == ["purged"]
+
+
+def test_one_name_has_one_size(tmp_path):
+    script = tmp_path / "gateway.lua"
+    script.write_text('local gate = require "moongate"\ngate.listen "127.0.0.1:0"\ngate.cache("a", "1M")\ngate.cache("a", "2M")\n')
+
+    told = run("check", script)
+
+    assert told.returncode == 1 and 'gateway.lua:4: gate.cache: "a" stands already with another size' in told.stderr

@@ -280,3 +280,65 @@ def test_a_handle_that_catches_an_inner_error_may_answer_instead(moongate):
     reply = gate.get("/")
 
     assert (reply.status, reply.body) == (503, b"caught:  inner")
+
+
+LOOKS = """
+    local seen = {{}}
+    local function looker(name, more)
+        return {{ name = name, handle = function(req, next)
+            return next(req, function(_, res)
+                seen[#seen + 1] = name .. " " .. res.status .. " " .. (res.headers["x-by"] or "origin")
+                {deed}
+            end)
+        end, response = function(req, res)
+            if name == "outer" then res.headers["x-by"], res.headers["x-seen"] = "hooks", table.concat(seen, ", ") end
+        end }}
+    end
+    gate.route {{ "/*", policies = {{ looker "outer", looker "inner" }}, upstream = gate.upstream("app", {{ peers = {{ "{server}" }} }}) }}
+"""
+
+
+def test_a_look_sees_what_came_before_response_hooks_do_the_inmost_first(moongate, origin):
+    gate = moongate(LOOKS.format(deed="", server=origin.answers(200, b"ok")))
+
+    reply = gate.get("/")
+
+    assert (reply.body, reply["x-seen"], reply["x-by"]) == (b"ok", "inner 200 origin, outer 200 origin", "hooks")
+
+
+def test_what_a_look_returns_answers_and_meets_the_looks_further_out(moongate, origin):
+    gate = moongate(LOOKS.format(deed='if name == "inner" then return 404, "instead" end', server=origin.answers(200, b"ok")))
+
+    reply = gate.get("/")
+
+    assert (reply.status, reply.body, reply["x-seen"]) == (404, b"instead", "inner 200 origin, outer 404 origin")
+
+
+def test_a_look_may_wait_and_one_that_throws_is_a_500(moongate, origin):
+    gate = moongate(LOOKS.format(deed='gate.sleep(0.01) if req.path == "/throw" then error "looked badly" end',
+                                 server=origin.answers(200, b"ok")))
+    gate.expect_error("looked badly")
+
+    assert (gate.get("/").body, gate.get("/throw").status) == (b"ok", 500)
+    gate.wait_log("looked badly")
+
+
+def test_a_look_sees_the_502_of_an_origin_that_is_away(moongate, origin):
+    gate = moongate(LOOKS.format(deed='if res.status == 502 then return 200, "stand-in" end', server=origin.refuses()))
+
+    reply = gate.get("/")
+
+    assert (reply.status, reply.body) == (200, b"stand-in")
+
+
+def test_a_peer_can_be_asked_by_itself(moongate, origin):
+    server = origin.answers(lambda request: (203, request.target.encode() + (request["x-own"] or "").encode(), ()))
+    gate = moongate(f"""
+        local app = gate.upstream("app", {{ peers = {{ "{server}" }} }})
+        gate.route {{ "/*", handler = function(req)
+            return app.peers[1]:fetch("/at?x=1", {{ headers = {{ ["x-own"] = "!" }} }})
+        end }}""")
+
+    reply = gate.get("/")
+
+    assert (reply.status, reply.body) == (203, b"/at?x=1!")

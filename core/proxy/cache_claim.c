@@ -43,8 +43,10 @@ int mg_cache_claim(mg_cache *c, mg_view *v, const char *ptr, uint32_t len, doubl
     int status = MG_OK;
 
     if (v) {
-        if (!use || use->claimed)
-            return use ? MG_BUSY : MG_NO_MEMORY;
+        if (!use)
+            return MG_NO_MEMORY;
+        if (use->claimed)
+            return use->claimed == c && mg_text_equal(use->claim, key) ? MG_OK : MG_FULL;
         key = mg_arena_copy(MG_EXCHANGE_OF(v)->arena, key);
         if (!key.ptr)
             return MG_NO_MEMORY;

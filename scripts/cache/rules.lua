@@ -96,10 +96,19 @@ end
 
 -- ---- Deciding. ----
 
+-- What the response says to caches: in the first of these fields that it has, which is for us alone (RFC 9213), or in
+-- Cache-Control. And whether Expires counts, too.
+local function control_of(headers, fields)
+  for _, name in ipairs(fields) do
+    if headers[name] then return rules.directives(headers[name]), false end
+  end
+  return rules.directives(headers["cache-control"]), true
+end
+
 -- How long a response is fresh (RFC 9111 4.2.1); nil if it does not say.
-local function lifetime(control, headers, date)
+local function lifetime(control, expires_counts, headers, date)
   local seconds = rules.seconds(control["s-maxage"]) or rules.seconds(control["max-age"])
-  if seconds then return seconds end
+  if seconds or not expires_counts then return seconds end
   local expires = headers:all "expires"
   if expires[1] then
     local at = #expires == 1 and rules.date(expires[1])
@@ -163,7 +172,7 @@ end
 ---@param options table of cache.lua
 ---@return moongate.CacheSpec? spec, string? reason
 function rules.judge(asked, status, headers, at, options)
-  local control = rules.directives(headers["cache-control"])
+  local control, expires_counts = control_of(headers, options.control_fields)
   if status == 206 or status == 304 or status < 200 then return nil, "status" end
   local why = refusal(control, status, asked, headers, options.set_cookie)
   if why then return nil, why end
@@ -171,7 +180,7 @@ function rules.judge(asked, status, headers, at, options)
   if not vary then return nil, "vary" end
 
   local date = rules.date(headers.date) or at.wall
-  local fresh, age = lifetime(control, headers, date), age_of(headers, date, at.wall, at.delay)
+  local fresh, age = lifetime(control, expires_counts, headers, date), age_of(headers, date, at.wall, at.delay)
   if not fresh and not (heuristic[status] or control.public) then return nil, "status" end
   if not fresh then
     local modified = rules.date(headers["last-modified"])
