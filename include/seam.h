@@ -529,7 +529,8 @@ typedef struct mg_cache_stats {
 
 /* As mg_dict_open. */
 int mg_cache_open(const char *name, uint32_t len, double size, mg_cache **out);
-/* The key of a request where Lua has none of its own: scheme, Host, path and query, as they came. MG_NO_MEMORY. */
+/* The key of a request where Lua has none of its own: scheme, Host, path and query, as they came; and what a trusted
+ * proxy says it was asked for, if that is another scheme or host. MG_NO_MEMORY. */
 int mg_cache_key(mg_view *x, mg_slice *out);
 /* Looks for a response that this request's fields choose, by this key, or with NULL by mg_cache_key's. One of these, or
  * below 0. UNFIT: neither GET nor HEAD, or with a body or Upgrade. CROWDED: too many long ones are being read. */

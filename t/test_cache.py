@@ -753,3 +753,64 @@ def test_one_name_has_one_size(tmp_path):
     told = run("check", script)
 
     assert told.returncode == 1 and 'gateway.lua:4: gate.cache: "a" stands already with another size' in told.stderr
+
+
+def test_what_a_trusted_proxy_was_asked_for_is_part_of_the_key_and_what_others_say_is_not(cached, origin):
+    server = origin.answers(lambda request: (
+        200, f"{request['x-forwarded-proto']} {request['x-forwarded-host']}".encode(), ["Cache-Control: max-age=60"]))
+    trusting, careful = cached(server, listen='trusted = { "127.0.0.1" }'), cached(server)
+    said = [("X-Forwarded-Proto: https",), ("X-Forwarded-Host: public.test",), ("X-Forwarded-Host: other.test",), ()]
+
+    for fields in said * 2:
+        wanted = dict(field.split(": ") for field in fields)
+        proto, host = wanted.get("X-Forwarded-Proto", "http"), wanted.get("X-Forwarded-Host", "example.test")
+        assert trusting.get("/", *fields).body == f"{proto} {host}".encode()
+    assert server.seen == 4
+
+    assert [careful.get("/", *fields).body for fields in said] == [b"http example.test"] * 4
+    assert server.seen == 5
+
+
+def test_interim_responses_pass_and_the_final_one_is_stored(cached, origin):
+    def script(connection):
+        while connection.request():
+            connection.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n")
+            connection.answer(200, b"ok", ["Cache-Control: max-age=60"])
+    server = origin.plays(script)
+    gate = cached(server)
+
+    first, second = gate.get("/"), gate.get("/")
+
+    assert [hint["link"] for hint in first.interims] == ["</a.css>"]
+    assert (second.interims, second.body, server.seen) == ([], b"ok", 1)
+
+
+@pytest.mark.parametrize("said, age, status", [("stale-if-error=60", 30, 200), ("stale-if-error=60", 90, 503)])
+def test_a_stale_response_stands_in_no_longer_than_it_says(cached, origin, said, age, status):
+    server = origin.answers(lambda request: (
+        (200, b"ok", [f"Cache-Control: max-age=1, {said}", f"Age: {age}"]) if server.seen == 1 else (503, b"", [])))
+    gate = cached(server)
+    gate.get("/")
+
+    assert gate.get("/").status == status
+
+
+def test_only_one_request_goes_out_behind_the_backs_of_many(cached, origin):
+    go = threading.Event()
+
+    def script(connection):
+        while request := connection.request():
+            if request["x-first"] is None:
+                go.wait(10)
+            connection.answer(200, b"old" if request["x-first"] else b"new", [
+                "Cache-Control: max-age=10, stale-while-revalidate=60", *(["Age: 20"] if request["x-first"] else [])])
+    server = origin.plays(script)
+    gate = cached(server, workers=2)
+    gate.get("/", "X-First: 1")
+
+    bodies = [gate.get("/").body for _ in range(10)]
+    server.wait_seen(2)
+    go.set()
+
+    assert bodies == [b"old"] * 10
+    assert wait_until(lambda: gate.get("/").body == b"new") and server.seen == 2

@@ -80,6 +80,8 @@ GROUPS = {
         rule("cc-resp-no-store-case-insensitive", False, "Cache-Control: No-StOrE", FRESH),
         rule("cc-resp-no-store-fresh", False, FRESH, "Cache-Control: no-store"),
         rule("cc-resp-no-store-old-new", False, "Cache-Control: no-store", f"Expires: {date(3600)}"),
+        rule("cc-resp-no-store-behind-rubbish", False, 'Cache-Control: max-age=3600, =, "=", ;no-transform=, x="a, =no-store'),
+        rule("cc-resp-private-behind-a-quote", False, 'Cache-Control: max-age=3600, x="a\\", private'),
         rule("cc-resp-private-shared", False, "Cache-Control: private, max-age=3600"),
         rule("cc-resp-private-qualified", False, 'Cache-Control: private="x-a", max-age=3600'),
         rule("cc-resp-no-cache", False, "Cache-Control: no-cache", f"Expires: {date(3600)}", MODIFIED),

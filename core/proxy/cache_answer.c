@@ -8,23 +8,37 @@
 
 enum { PIECE = 128 * 1024 };
 
+/* What a trusted proxy before us has been asked for, if that is not what we are asked for: the origin may go by it. */
+static mg_slice forwarded(const struct mg_message *m, enum mg_field_id id, mg_slice ours)
+{
+    const struct mg_field *f = mg_message_known(m, id);
+
+    return f && !mg_text_equal(f->value, ours) ? f->value : (mg_slice){ 0 };
+}
+
 int mg_cache_key(mg_view *v, mg_slice *out)
 {
     struct mg_exchange *x = MG_EXCHANGE_OF(v);
     const struct mg_field *host = mg_message_known(&x->request, MG_FIELD_HOST);
-    mg_slice port = { 0 };
+    mg_slice whole = host ? host->value : v->host, port = { 0 }, scheme = v->scheme;
 
-    if (host && host->value.len > v->host.len)
-        port = (mg_slice){ host->value.ptr + v->host.len, host->value.len - v->host.len };
-    size_t len = v->scheme.len + 3 + v->host.len + port.len + v->raw_path.len + 1 + v->query.len;
+    if (whole.len > v->host.len)
+        port = (mg_slice){ whole.ptr + v->host.len, whole.len - v->host.len };
+    mg_slice asked_scheme = forwarded(&x->request, MG_FIELD_X_FORWARDED_PROTO, scheme);
+    mg_slice asked_host = forwarded(&x->request, MG_FIELD_X_FORWARDED_HOST, whole);
+    if (mg_text_is_plain(asked_scheme))
+        scheme = asked_scheme;
+    size_t len = scheme.len + 3 + v->host.len + port.len + v->raw_path.len + 1 + v->query.len + 1 + asked_host.len;
     char *start = mg_arena_take(x->arena, len), *to = start;
     if (!start)
         return MG_NO_MEMORY;
-    to = mg_text_put(mg_text_put(to, v->scheme), MG_LIT("://"));
+    to = mg_text_put(mg_text_put(to, scheme), MG_LIT("://"));
     to = mg_text_put(mg_text_put(to, v->host), port);
     to = mg_text_put(to, v->raw_path);
     if (v->query.ptr)
         to = mg_text_put(mg_text_put(to, MG_LIT("?")), v->query);
+    if (asked_host.len) /* behind what no URL has */
+        to = mg_text_put(mg_text_put(to, MG_LIT("#")), asked_host);
     *out = (mg_slice){ start, (uint32_t)(to - start) };
     return MG_OK;
 }

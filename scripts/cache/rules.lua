@@ -40,7 +40,7 @@ function rules.directives(value)
   local out, at = {}, 1
   value = value or ""
   while true do
-    local name, past = value:match("^[%s,]*([^%s,=]+)()", at)
+    local name, past = value:match("^[%s,=]*([^%s,=]+)()", at)
     if not name then return out end
     local argument, behind = value:match('^="([^"]*)"()', past)
     if not argument then argument, behind = value:match("^=([^%s,]*)()", past) end
