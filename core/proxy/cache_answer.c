@@ -26,7 +26,7 @@ int mg_cache_key(mg_view *v, mg_slice *out)
         port = (mg_slice){ whole.ptr + v->host.len, whole.len - v->host.len };
     mg_slice asked_scheme = forwarded(&x->request, MG_FIELD_X_FORWARDED_PROTO, scheme);
     mg_slice asked_host = forwarded(&x->request, MG_FIELD_X_FORWARDED_HOST, whole);
-    if (mg_text_is_plain(asked_scheme))
+    if (asked_scheme.len && mg_text_is_plain(asked_scheme))
         scheme = asked_scheme;
     size_t len = scheme.len + 3 + v->host.len + port.len + v->raw_path.len + 1 + v->query.len + 1 + asked_host.len;
     char *start = mg_arena_take(x->arena, len), *to = start;
