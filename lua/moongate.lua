@@ -30,6 +30,7 @@ local gate = {
   gauge = metrics.gauge,
   histogram = metrics.histogram,
   metrics = metrics.text,
+  observe = require("moongate.hook_meter").observe,
   json = require "moongate.json",
   base64 = require "moongate.base64",
   crypto = require "moongate.crypto",
