@@ -1,4 +1,4 @@
--- One route for each policy of scripts/auth, at /NAME, and /plain without any; /fields tells what a request must bring.
+-- One route for each policy, at /NAME, and /plain without any; /fields tells what a request must bring.
 local gate = require "moongate"
 local env = os.getenv
 package.path = env "SCRIPTS" .. "/?.lua;" .. package.path
@@ -23,6 +23,12 @@ local function jwt(more)
   return require "auth.jwt"(options)
 end
 
+-- What counts only in gate.use, as the policy of one route.
+local function on_route(policy)
+  policy.access, policy.request = policy.request, nil
+  return policy
+end
+
 local policies = {
   plain = {},
   ["auth.ip"] = { require "auth.ip" { allow = { "127.0.0.0/8", "10.0.0.0/8", "192.168.0.0/16", "2001:db8::/32" } } },
@@ -40,11 +46,49 @@ local policies = {
     require "auth.oidc" { issuer = decider, client_id = "bench", secrets = { secret } },
   },
   cache = { require "cache" { ttl = 3600 } },
+  ["auth.csrf"] = { require "auth.csrf" {} },
+  ["block.scanners"] = { require "block.scanners" {} },
+  ["headers.cors"] = { require "headers.cors" { origins = { "https://app.example.com" } } },
+  ["headers.request_id"] = { on_route(require "headers.request_id" { format = "uuid7" }) },
+  ["headers.security"] = { require "headers.security" { policy = "default-src 'self'" } },
+  ["headers.set"] = { require "headers.set" { request = { ["x-gateway"] = "moon" }, response = { server = false } } },
+  ["limit.bandwidth"] = { require "limit.bandwidth" { down = "1G" } },
+  ["limit.body"] = { require "limit.body" { most = "1M" } },
+  ["limit.concurrency"] = { require "limit.concurrency" { most = 100000 } },
+  ["limit.quota"] = { require "limit.quota" { most = 1e12, per = "day", by = function(req) return req.client.ip end } },
+  ["answer.maintenance"] = { require "answer.maintenance" { file = "/nonexistent/maintenance" } },
+  ["body.compress"] = { require "body.compress" {} },
+  ["body.replace"] = { require "body.replace" { words = { moongate = "MOONGATE" }, types = { "text/plain" } } },
+  ["rewrite.canonical"] = { on_route(require "rewrite.canonical" { slash = "remove" }) },
+  ["rewrite.path"] = {
+    require "rewrite.path" { { "^/nothing/(%d+)$", "/thing?id=%1" }, { "^/rewrite(.*)$", "/path%1" } },
+  },
+  ["rewrite.prefix"] = { require "rewrite.prefix" { strip = "/rewrite.prefix" } },
+  ["rewrite.query"] = { require "rewrite.query" { set = { a = "1" }, remove = { "utm_*" } } },
+  ["route.split"] = { require "route.split" {
+    to = { { "origin", 1 }, { "other", 0 } }, key = function(req) return req.client.ip end,
+  } },
+  ["trace.context"] = { on_route(require "trace.context" {}) },
+  ["trace.otlp"] = { on_route(require "trace.otlp" { url = decider, sample = 0.01 }) },
   ["auth.forward"] = { require "auth.forward" { url = "http://" .. env "ORIGIN" .. "/" } },
 }
 
+gate.upstream("other", { peers = { env "ORIGIN" } })
 for name, list in pairs(policies) do
   gate.route { "/" .. name:gsub("[ +]+", "-"), policies = list, upstream = origin }
+end
+-- Balancers in Lua, of ten peers.
+local ten = {}
+for i = 1, 10 do ten[i] = env "ORIGIN" end
+local balancers = {
+  "p2c", "ewma", "random", "maglev", "ring", "rendezvous", "source_hash", "sticky", "zone", "tiers",
+}
+for _, name in ipairs(balancers) do
+  local options = (name == "maglev" or name == "ring" or name == "rendezvous")
+    and { key = function(req) return req.client.ip end } or name == "zone" and { zone = "a" } or {}
+  gate.route { "/balance." .. name, upstream = gate.upstream("balance." .. name, {
+    peers = ten, keepalive = 1024, balance = require("balance." .. name)(options),
+  }) }
 end
 gate.route { "/decider", handler = function() return 200, { active = true, sub = "alice" } end }
 
