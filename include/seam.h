@@ -834,6 +834,8 @@ enum mg_digest { MG_DIGEST_SHA1, MG_DIGEST_SHA256, MG_DIGEST_SHA384, MG_DIGEST_S
 int mg_crypto_digest(int digest, const char *ptr, uint32_t len, char *to);
 int mg_crypto_hmac(int digest, const char *key, uint32_t key_len, const char *ptr, uint32_t len, char *to);
 int mg_crypto_random(char *to, uint32_t len);
+/* Two digits for each byte. */
+void mg_crypto_hex(const char *ptr, uint32_t len, char *to);
 /* Takes as long whichever byte differs. */
 bool mg_crypto_equal(const char *a, const char *b, uint32_t len);
 

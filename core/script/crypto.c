@@ -51,6 +51,16 @@ int mg_crypto_random(char *to, uint32_t len)
     return mg_random(to, len) ? MG_OK : MG_ABSENT;
 }
 
+void mg_crypto_hex(const char *ptr, uint32_t len, char *to)
+{
+    static const char digits[] = "0123456789abcdef";
+
+    for (uint32_t i = 0; i < len; i++) {
+        to[2 * i] = digits[(unsigned char)ptr[i] >> 4];
+        to[2 * i + 1] = digits[ptr[i] & 15];
+    }
+}
+
 bool mg_crypto_equal(const char *a, const char *b, uint32_t len)
 {
     return CRYPTO_memcmp(a, b, len) == 0;

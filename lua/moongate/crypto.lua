@@ -1,5 +1,4 @@
 -- moongate.crypto - digests, HMAC, random bytes, AES-GCM; keys. Everything takes and gives strings of bytes.
-local bit = require "bit"
 local ffi = require "ffi"
 local C = require "moongate.seam"
 local keys = require "moongate.key"
@@ -8,7 +7,8 @@ local password = require "moongate.password"
 local crypto = { key = keys.key, password = password.check, is_password_hash = password.is_hash }
 
 local bytes_type = ffi.typeof "char[?]"
-local digits = "0123456789abcdef"
+local HEX_AT_HAND = 512
+local hex_room = ffi.new("char[?]", 2 * HEX_AT_HAND)
 local digests = {
   sha1 = C.MG_DIGEST_SHA1, sha256 = C.MG_DIGEST_SHA256, sha384 = C.MG_DIGEST_SHA384, sha512 = C.MG_DIGEST_SHA512,
 }
@@ -58,7 +58,7 @@ function crypto.random(count)
   if type(count) ~= "number" or count % 1 ~= 0 or count < 1 or count > 2 ^ 20 then
     error(("gate.crypto.random takes a whole number from 1 to 1048576, got %s"):format(tostring(count)), 2)
   end
-  local to = bytes_type(count)
+  local to = count <= HEX_AT_HAND and hex_room or bytes_type(count)
   if C.mg_crypto_random(to, count) < 0 then error("the system gives no random bytes", 2) end
   return ffi.string(to, count)
 end
@@ -78,13 +78,10 @@ end
 ---@return string
 function crypto.hex(bytes)
   need_text(bytes, "gate.crypto.hex", "the text")
-  local to, n = bytes_type(2 * #bytes), 0
-  for i = 1, #bytes do
-    local byte = bytes:byte(i)
-    to[n], to[n + 1] = digits:byte(bit.rshift(byte, 4) + 1), digits:byte(bit.band(byte, 15) + 1)
-    n = n + 2
-  end
-  return ffi.string(to, n)
+  local n = #bytes
+  local to = n <= HEX_AT_HAND and hex_room or bytes_type(2 * n)
+  C.mg_crypto_hex(bytes, n, to)
+  return ffi.string(to, 2 * n)
 end
 
 local function put(slice, text)

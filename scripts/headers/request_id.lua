@@ -10,24 +10,22 @@
 
 local gate = require "moongate"
 
-local function uuid(version, bytes)
-  local b = { bytes:byte(1, 16) }
-  b[7] = b[7] % 16 + version * 16                       -- RFC 9562, 4.2
-  b[9] = b[9] % 64 + 128                                -- 4.1
-  return ("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x"):format(unpack(b))
+-- 32 digits, of which those for version and variant are put in place (RFC 9562, 4.1 and 4.2).
+local function uuid(version, digits)
+  local variant = tonumber(digits:sub(17, 17), 16) % 4 + 8
+  return ("%s-%s-%d%s-%x%s-%s"):format(digits:sub(1, 8), digits:sub(9, 12), version, digits:sub(14, 16), variant,
+    digits:sub(18, 20), digits:sub(21, 32))
+end
+
+local function random_digits(bytes)
+  return gate.crypto.hex(gate.crypto.random(bytes))
 end
 
 local formats = {
   id = function(req) return req.id end,
-  uuid4 = function() return uuid(4, gate.crypto.random(16)) end,
-  uuid7 = function()                                    -- 5.7: 48 bits of milliseconds, then chance
-    local ms, head = math.floor(gate.time() * 1000), {}
-    for i = 6, 1, -1 do
-      head[i] = string.char(ms % 256)
-      ms = math.floor(ms / 256)
-    end
-    return uuid(7, table.concat(head) .. gate.crypto.random(10))
-  end,
+  uuid4 = function() return uuid(4, random_digits(16)) end,
+  -- 5.7: 48 bits of milliseconds, then chance.
+  uuid7 = function() return uuid(7, ("%012x"):format(gate.time() * 1000) .. random_digits(10)) end,
 }
 
 local function read_keep(value)

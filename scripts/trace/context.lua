@@ -15,10 +15,15 @@ local context = {}
 
 local hex = gate.crypto.hex
 
+local POOL = 1024               -- bytes of chance that are had at once, as having them costs more than using them
+
+local pool, at = "", 1
+
 local function new_id(bytes)
-  local id
-  repeat id = gate.crypto.random(bytes) until id:find "[^%z]"
-  return hex(id)
+  if at + bytes > #pool then pool, at = gate.crypto.random(POOL), 1 end
+  local id = pool:sub(at, at + bytes - 1)
+  at = at + bytes
+  return id:find "[^%z]" and hex(id) or new_id(bytes)
 end
 context.new_id = new_id
 
