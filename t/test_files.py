@@ -177,6 +177,21 @@ def test_a_download_goes_on_when_another_file_takes_the_place_of_its(files, fold
     assert answer.body in (LONG, b"short") and answer["content-length"] == str(len(answer.body))
 
 
+def test_a_file_that_is_not_sent_is_given_back_at_once(files):
+    gate = files("fresh = 0")
+    tag = gate.get("/long.bin")["etag"]
+    folder = f"/proc/{gate.worker_pids()[0]}/fd"
+    before = len(os.listdir(folder))
+
+    for _ in range(20):
+        assert gate.get("/long.bin", "If-None-Match: " + tag).status == 304
+        assert gate.get("/long.bin", "If-Match: \"other\"").status == 412
+        assert gate.get("/long.bin", "Range: bytes=9999999-").status == 416
+        assert gate.request("HEAD", "/long.bin").status == 200
+
+    assert len(os.listdir(folder)) <= before + 5        # connections of this test among them
+
+
 def test_curl_fetches_a_file_in_two_parts_as_it_goes_on_with_a_download(files, tmp_path):
     gate, out = files(), tmp_path / "got"
     out.write_bytes(LONG[:1000000])

@@ -143,16 +143,25 @@ return function(given)
     }
   end
 
+  -- What will not be read is given back now, and not when it is collected.
+  local function let_go(entry)
+    if entry.file then entry.file:close() end
+  end
+
   local function serve(req, entry)
     local shown, coding = encoded(entry, options.precompressed[1] and codings_of(req.headers["accept-encoding"]))
     local fields = fields_of(entry, shown, coding)
     local status = conditions.status(req, fields.etag, shown.modified)
+    if shown ~= entry then let_go(entry) end
+    if status or req.method == "HEAD" then let_go(shown) end
     if status == 412 then return 412, "the file has changed\n" end
     if status == 304 then
       fields["content-type"], fields["content-encoding"], fields["accept-ranges"] = nil, nil, nil
       return 304, nil, fields
     end
-    return ranges.answer(req, shown, fields, part_of)
+    local answered, body, given_fields = ranges.answer(req, shown, fields, part_of)
+    if answered == 416 then let_go(shown) end
+    return answered, body, given_fields
   end
 
   local function folder(req, entry)
